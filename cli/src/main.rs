@@ -1,0 +1,2 @@
+//! The `evring` command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Layer: event_base.
