@@ -1,0 +1,376 @@
+//! Refcounted memory: a header, and the bytes that it stands for.
+
+use super::pool;
+use super::slots;
+use bytes::Bytes;
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::fmt;
+use std::mem::{align_of, size_of};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
+
+/// Where a header's bytes come from, and so where they go when the last reference is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Kind {
+    /// A pooled heap block; `index` is its class.
+    Pooled,
+    /// A heap block of an exact size, not pooled.
+    Exact,
+    /// A slot of an arena; `index` is its number, `arena` its arena.
+    Slot,
+    /// Somebody else's bytes, kept alive by the `Bytes` in the enclosing [`Foreign`].
+    Foreign,
+}
+
+/// What every reference points to.
+///
+/// ```text
+///   heap block:  [ Header, padded to 64 ][ data … capacity ]       one allocation
+///   slot:        [ Header ] in its chunk's table ──data──► slot    in the mapping
+///   foreign:     [ Header | Bytes ]                                a pooled cell
+/// ```
+///
+/// The first word is the count; a header in a free list reuses it as its link.
+#[repr(C)]
+pub(super) struct Header {
+    refs: AtomicUsize,
+    data: *mut u8,
+    capacity: usize,
+    /// For a slot: its arena, with one strong count while the slot is out.
+    pub(super) arena: *const slots::Shared,
+    pub(super) index: u32,
+    kind: Kind,
+}
+
+/// A header with the owner of foreign bytes behind it.
+#[repr(C)]
+pub(super) struct Foreign {
+    header: Header,
+    bytes: Bytes,
+}
+
+const _: () = assert!(size_of::<Header>() <= pool::HEADER_BYTES);
+const _: () = assert!(size_of::<Foreign>() <= pool::FOREIGN_BYTES && align_of::<Foreign>() <= 16);
+
+impl Header {
+    /// The header of a slot that waits in its arena; it has no reference yet.
+    pub(super) fn idle_slot(
+        data: NonNull<u8>,
+        capacity: usize,
+        index: u32,
+        arena: *const slots::Shared,
+    ) -> Self {
+        Header {
+            refs: AtomicUsize::new(0),
+            data: data.as_ptr(),
+            capacity,
+            arena,
+            index,
+            kind: Kind::Slot,
+        }
+    }
+
+    /// The start of the bytes.
+    #[inline]
+    pub(super) fn data(&self) -> *mut u8 {
+        self.data
+    }
+
+    #[inline]
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    #[inline]
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Gives the first reference to a header that has none.
+    #[inline]
+    pub(super) fn first_reference(&self) {
+        self.refs.store(1, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(super) fn is_unique(&self) -> bool {
+        // Acquire: the drops of all other references happened before what the sole owner does now.
+        self.refs.load(Ordering::Acquire) == 1
+    }
+
+    #[inline]
+    pub(super) fn retain(&self) {
+        let before = self.refs.fetch_add(1, Ordering::Relaxed);
+        if before > isize::MAX as usize {
+            // Only a program that leaks references by the quintillion gets here; going on would
+            // free memory in use.
+            std::process::abort();
+        }
+    }
+}
+
+/// Drops one reference; the last one sends the memory home.
+///
+/// # Safety
+/// The caller gives up a reference that it holds (M1).
+#[inline]
+pub(super) unsafe fn release(header: NonNull<Header>) {
+    // SAFETY: the reference given up keeps the header alive until here (M1).
+    let shared = unsafe { header.as_ref() };
+    // A sole owner needs no atomic read-modify-write: nobody is left who could clone.
+    if !shared.is_unique() {
+        if shared.refs.fetch_sub(1, Ordering::Release) != 1 {
+            return;
+        }
+        fence(Ordering::Acquire);
+    }
+    // SAFETY: the count is zero, or was one and ours: nobody else has a reference (M1).
+    unsafe { dispose(header) };
+}
+
+/// # Safety
+/// Nobody has a reference any more.
+#[inline]
+unsafe fn dispose(header: NonNull<Header>) {
+    // SAFETY: the header is still whole; its memory goes home only below.
+    let (kind, index) = unsafe { (header.as_ref().kind, header.as_ref().index) };
+    match kind {
+        // SAFETY: taken from this class's pool in `new_block`, now unreferenced.
+        Kind::Pooled => unsafe { pool::give(index as usize, header.cast()) },
+        // SAFETY: unreferenced, passed on.
+        _ => unsafe { dispose_rare(header, kind) },
+    }
+}
+
+/// # Safety
+/// As [`dispose`].
+#[inline(never)]
+unsafe fn dispose_rare(header: NonNull<Header>, kind: Kind) {
+    match kind {
+        Kind::Slot => {
+            // SAFETY: unreferenced, as the caller states; its arena is kept by its strong count.
+            unsafe { slots::come_home(header) }
+        }
+        Kind::Foreign => {
+            // SAFETY: a Foreign header is the first field of a Foreign; its Bytes is initialised
+            // and dropped exactly once, here; the cell came from the pool's class.
+            unsafe {
+                let foreign = header.cast::<Foreign>();
+                std::ptr::drop_in_place(&raw mut (*foreign.as_ptr()).bytes);
+                pool::give(pool::FOREIGN, header.cast());
+            }
+        }
+        Kind::Exact | Kind::Pooled => {
+            // SAFETY: allocated in `new_exact` with the layout that its capacity gives.
+            unsafe {
+                let layout = exact_layout(header.as_ref().capacity);
+                if let Some(layout) = layout {
+                    dealloc(header.as_ptr().cast(), layout);
+                }
+            }
+        }
+    }
+}
+
+/// A fresh heap block with one reference.
+#[inline]
+pub(super) fn new_block(min: usize) -> NonNull<Header> {
+    let Some(class) = pool::class_of(min) else {
+        return new_exact(min);
+    };
+    let (object, fresh) = pool::take(class);
+    let header = object.cast::<Header>();
+    if fresh {
+        init_pooled(header, class);
+    } else {
+        // SAFETY: the cell is ours and large enough; a recycled one keeps every field of its
+        // header but the first word.
+        unsafe { (&raw mut (*header.as_ptr()).refs).write(AtomicUsize::new(1)) };
+    }
+    header
+}
+
+#[cold]
+fn init_pooled(header: NonNull<Header>, class: usize) {
+    // SAFETY: a fresh cell of this class has HEADER_BYTES and the class's bytes behind them.
+    unsafe {
+        header.write(Header {
+            refs: AtomicUsize::new(1),
+            data: header.cast::<u8>().as_ptr().add(pool::HEADER_BYTES),
+            capacity: pool::class_bytes(class),
+            arena: std::ptr::null(),
+            index: class as u32,
+            kind: Kind::Pooled,
+        });
+    }
+}
+
+#[cold]
+fn new_exact(capacity: usize) -> NonNull<Header> {
+    let Some(layout) = exact_layout(capacity) else {
+        // Cannot be allocated on any machine: the same end as an allocator that says no.
+        handle_alloc_error(Layout::new::<Header>());
+    };
+    // SAFETY: the layout has at least a header's size.
+    let object = unsafe { alloc_zeroed(layout) };
+    let Some(object) = NonNull::new(object) else {
+        handle_alloc_error(layout)
+    };
+    let header = object.cast::<Header>();
+    // SAFETY: freshly allocated with room for the header and `capacity` bytes behind it.
+    unsafe {
+        header.write(Header {
+            refs: AtomicUsize::new(1),
+            data: object.as_ptr().add(pool::HEADER_BYTES),
+            capacity,
+            arena: std::ptr::null(),
+            index: 0,
+            kind: Kind::Exact,
+        });
+    }
+    header
+}
+
+fn exact_layout(capacity: usize) -> Option<Layout> {
+    let size = capacity.checked_add(pool::HEADER_BYTES)?;
+    Layout::from_size_align(size, 64).ok()
+}
+
+/// Wraps foreign bytes in a header with one reference.
+pub(super) fn new_foreign(bytes: Bytes) -> NonNull<Header> {
+    let (object, _) = pool::take(pool::FOREIGN);
+    let foreign = object.cast::<Foreign>();
+    // SAFETY: the cell is ours, FOREIGN_BYTES large and aligned to 16.
+    unsafe {
+        foreign.write(Foreign {
+            header: Header {
+                refs: AtomicUsize::new(1),
+                data: bytes.as_ptr().cast_mut(),
+                capacity: bytes.len(),
+                arena: std::ptr::null(),
+                index: 0,
+                kind: Kind::Foreign,
+            },
+            bytes,
+        });
+    }
+    foreign.cast()
+}
+
+/// The `Bytes` behind a foreign header.
+///
+/// # Safety
+/// `header` is of kind `Foreign`, and the caller holds a reference for `'a`.
+pub(super) unsafe fn foreign_bytes<'a>(header: NonNull<Header>) -> &'a Bytes {
+    // SAFETY: by the contract above the enclosing value is a live Foreign.
+    unsafe { &(*header.cast::<Foreign>().as_ptr()).bytes }
+}
+
+/// Refcounted memory, from the heap or from a slot of an [`Arena`](super::Arena). Cloning adds a
+/// reference; the last one to go returns the memory to its pool.
+///
+/// All of its bytes are initialised; they can be written only while it is unique.
+///
+/// ```
+/// use evring::arena::Block;
+///
+/// let mut block = Block::with_capacity(600);
+/// assert_eq!(block.capacity(), 1024); // the size class above
+/// block.bytes_mut().expect("just made, so unique")[..2].copy_from_slice(b"hi");
+/// let other = block.clone();
+/// assert!(block.bytes_mut().is_none());
+/// assert_eq!(&other.bytes()[..2], b"hi");
+/// ```
+pub struct Block {
+    header: NonNull<Header>,
+}
+
+// SAFETY: a block is reached through an atomic count, and written only when unique (M3).
+unsafe impl Send for Block {}
+// SAFETY: shared access only reads.
+unsafe impl Sync for Block {}
+
+impl Block {
+    /// A unique block with room for at least `min` bytes: the next size class (512 B … 64 KiB,
+    /// recycled by the thread's pool), or exactly `min` above that.
+    pub fn with_capacity(min: usize) -> Self {
+        Block {
+            header: new_block(min),
+        }
+    }
+
+    /// Bytes it has.
+    #[inline]
+    pub fn capacity(&self) -> usize {
+        self.header().capacity()
+    }
+
+    /// True when this is the only reference.
+    #[inline]
+    pub fn is_unique(&self) -> bool {
+        self.header().is_unique()
+    }
+
+    /// True when its memory is a slot of an arena.
+    #[inline]
+    pub fn is_slot(&self) -> bool {
+        self.header().kind() == Kind::Slot
+    }
+
+    /// All of its bytes, written or not (what nobody wrote is zero or left from an earlier use).
+    pub fn bytes(&self) -> &[u8] {
+        let header = self.header();
+        // SAFETY: initialised (M2), alive (M1), and no segment owns room in a block that a `Block`
+        // handle refers to: one becomes the other by value (M3).
+        unsafe { std::slice::from_raw_parts(header.data(), header.capacity()) }
+    }
+
+    /// All of its bytes for writing, when this is the only reference.
+    pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        let header = self.header();
+        // SAFETY: unique and borrowed mutably: nobody else reads or writes (M3); initialised (M2).
+        header
+            .is_unique()
+            .then(|| unsafe { std::slice::from_raw_parts_mut(header.data(), header.capacity()) })
+    }
+
+    #[inline]
+    fn header(&self) -> &Header {
+        // SAFETY: this handle's reference keeps the header alive (M1).
+        unsafe { self.header.as_ref() }
+    }
+
+    /// Gives the reference away.
+    pub(super) fn into_raw(self) -> NonNull<Header> {
+        let header = self.header;
+        std::mem::forget(self);
+        header
+    }
+}
+
+impl Clone for Block {
+    fn clone(&self) -> Self {
+        self.header().retain();
+        Block {
+            header: self.header,
+        }
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        // SAFETY: gives up this handle's one reference (M1).
+        unsafe { release(self.header) };
+    }
+}
+
+impl fmt::Debug for Block {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Block")
+            .field("capacity", &self.capacity())
+            .field("slot", &self.is_slot())
+            .field("unique", &self.is_unique())
+            .finish()
+    }
+}

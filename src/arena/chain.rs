@@ -1,0 +1,364 @@
+//! A singly linked list on nodes that the thread's pool recycles.
+
+use super::pool;
+use std::fmt;
+use std::marker::PhantomData;
+use std::mem::{align_of, size_of};
+use std::ptr::NonNull;
+
+/// A queue of `T` in which appending another queue is O(1).
+///
+/// Pushing takes a node from the thread's pool: steady state allocates nothing. `T` must fit into
+/// a node of one cache line; larger values do not compile.
+///
+/// ```
+/// use evring::arena::Chain;
+///
+/// let mut a = Chain::new();
+/// let mut b = Chain::new();
+/// a.push_back(1);
+/// b.push_back(2);
+/// a.append(&mut b);
+/// a.push_front(0);
+/// assert_eq!(a.iter().copied().collect::<Vec<_>>(), [0, 1, 2]);
+/// assert!(b.is_empty());
+/// ```
+pub struct Chain<T> {
+    head: Option<NonNull<Node<T>>>,
+    /// The last node; meaningless while `head` is none.
+    tail: NonNull<Node<T>>,
+    owns: PhantomData<T>,
+}
+
+#[repr(C)]
+struct Node<T> {
+    next: Option<NonNull<Node<T>>>,
+    value: T,
+}
+
+// SAFETY: a chain owns its nodes and values; nodes may return to any thread's pool.
+unsafe impl<T: Send> Send for Chain<T> {}
+// SAFETY: shared access only lends `&T`.
+unsafe impl<T: Sync> Sync for Chain<T> {}
+
+impl<T> Chain<T> {
+    const FITS: () = assert!(
+        size_of::<Node<T>>() <= pool::NODE_BYTES && align_of::<Node<T>>() <= 64,
+        "a chain's values must fit into a pooled node"
+    );
+
+    /// An empty chain; allocates nothing.
+    #[inline]
+    pub const fn new() -> Self {
+        const { Self::FITS };
+        Chain {
+            head: None,
+            tail: NonNull::dangling(),
+            owns: PhantomData,
+        }
+    }
+
+    /// True when it has no values.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.head.is_none()
+    }
+
+    /// Adds a value at the end.
+    #[inline]
+    pub fn push_back(&mut self, value: T) {
+        let node = new_node(value);
+        match self.head {
+            None => self.head = Some(node),
+            // SAFETY: with a head there is a tail, owned by us.
+            Some(_) => unsafe { (*self.tail.as_ptr()).next = Some(node) },
+        }
+        self.tail = node;
+    }
+
+    /// Adds a value at the front.
+    #[inline]
+    pub fn push_front(&mut self, value: T) {
+        let node = new_node(value);
+        if self.head.is_none() {
+            self.tail = node;
+        }
+        // SAFETY: the node is fresh and ours.
+        unsafe { (*node.as_ptr()).next = self.head };
+        self.head = Some(node);
+    }
+
+    /// Takes the first value.
+    #[inline]
+    pub fn pop_front(&mut self) -> Option<T> {
+        let node = self.unlink_front()?;
+        // SAFETY: unlinked, so ours alone; the value is read once, then the cell goes back to the
+        // class it came from.
+        unsafe {
+            let value = (&raw const (*node.as_ptr()).value).read();
+            pool::give(pool::NODE, node.cast());
+            Some(value)
+        }
+    }
+
+    /// The first value.
+    #[inline]
+    pub fn front(&self) -> Option<&T> {
+        // SAFETY: the head is a node of ours.
+        self.head.map(|node| unsafe { &(*node.as_ptr()).value })
+    }
+
+    /// The first value, mutably.
+    #[inline]
+    pub fn front_mut(&mut self) -> Option<&mut T> {
+        // SAFETY: as above, borrowed mutably.
+        self.head.map(|node| unsafe { &mut (*node.as_ptr()).value })
+    }
+
+    /// The last value.
+    #[inline]
+    pub fn back(&self) -> Option<&T> {
+        // SAFETY: with a head there is a tail, a node of ours.
+        self.head.map(|_| unsafe { &(*self.tail.as_ptr()).value })
+    }
+
+    /// The last value, mutably.
+    #[inline]
+    pub fn back_mut(&mut self) -> Option<&mut T> {
+        // SAFETY: as above, borrowed mutably.
+        self.head
+            .map(|_| unsafe { &mut (*self.tail.as_ptr()).value })
+    }
+
+    /// Moves all values of `other` to the end, in order, in constant time.
+    #[inline]
+    pub fn append(&mut self, other: &mut Chain<T>) {
+        let Some(first) = other.head.take() else {
+            return;
+        };
+        match self.head {
+            None => self.head = Some(first),
+            // SAFETY: with a head there is a tail, owned by us.
+            Some(_) => unsafe { (*self.tail.as_ptr()).next = Some(first) },
+        }
+        self.tail = other.tail;
+    }
+
+    /// Moves the first value to the end of `other`, with its node; false when there is none.
+    #[inline]
+    pub fn move_front_to(&mut self, other: &mut Chain<T>) -> bool {
+        let Some(node) = self.unlink_front() else {
+            return false;
+        };
+        // SAFETY: unlinked, so ours to give.
+        unsafe { (*node.as_ptr()).next = None };
+        match other.head {
+            None => other.head = Some(node),
+            // SAFETY: with a head there is a tail, owned by `other`.
+            Some(_) => unsafe { (*other.tail.as_ptr()).next = Some(node) },
+        }
+        other.tail = node;
+        true
+    }
+
+    /// Drops all values.
+    #[inline]
+    pub fn clear(&mut self) {
+        while self.pop_front().is_some() {}
+    }
+
+    /// From front to back.
+    #[inline]
+    pub fn iter(&self) -> Iter<'_, T> {
+        Iter {
+            next: self.head,
+            lends: PhantomData,
+        }
+    }
+
+    /// From front to back, mutably.
+    #[inline]
+    pub fn iter_mut(&mut self) -> IterMut<'_, T> {
+        IterMut {
+            next: self.head,
+            lends: PhantomData,
+        }
+    }
+
+    #[inline]
+    fn unlink_front(&mut self) -> Option<NonNull<Node<T>>> {
+        let node = self.head?;
+        // SAFETY: the head is a node of ours.
+        self.head = unsafe { (*node.as_ptr()).next };
+        Some(node)
+    }
+}
+
+impl<T> Default for Chain<T> {
+    fn default() -> Self {
+        Chain::new()
+    }
+}
+
+impl<T> Drop for Chain<T> {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Chain<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+impl<T> FromIterator<T> for Chain<T> {
+    fn from_iter<I: IntoIterator<Item = T>>(values: I) -> Self {
+        let mut chain = Chain::new();
+        chain.extend(values);
+        chain
+    }
+}
+
+impl<T> Extend<T> for Chain<T> {
+    fn extend<I: IntoIterator<Item = T>>(&mut self, values: I) {
+        values.into_iter().for_each(|value| self.push_back(value));
+    }
+}
+
+impl<'a, T> IntoIterator for &'a Chain<T> {
+    type Item = &'a T;
+    type IntoIter = Iter<'a, T>;
+
+    fn into_iter(self) -> Iter<'a, T> {
+        self.iter()
+    }
+}
+
+impl<'a, T> IntoIterator for &'a mut Chain<T> {
+    type Item = &'a mut T;
+    type IntoIter = IterMut<'a, T>;
+
+    fn into_iter(self) -> IterMut<'a, T> {
+        self.iter_mut()
+    }
+}
+
+/// Iterator of [`Chain::iter`].
+pub struct Iter<'a, T> {
+    next: Option<NonNull<Node<T>>>,
+    lends: PhantomData<&'a T>,
+}
+
+// SAFETY: as `&T`.
+unsafe impl<T: Sync> Send for Iter<'_, T> {}
+// SAFETY: as `&T`.
+unsafe impl<T: Sync> Sync for Iter<'_, T> {}
+
+impl<T> Clone for Iter<'_, T> {
+    fn clone(&self) -> Self {
+        Iter {
+            next: self.next,
+            lends: PhantomData,
+        }
+    }
+}
+
+impl<T> fmt::Debug for Iter<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad("Iter")
+    }
+}
+
+impl<'a, T> Iterator for Iter<'a, T> {
+    type Item = &'a T;
+
+    #[inline]
+    fn next(&mut self) -> Option<&'a T> {
+        let node = self.next?;
+        // SAFETY: the chain is borrowed for `'a`, so its nodes stay.
+        let node = unsafe { &*node.as_ptr() };
+        self.next = node.next;
+        Some(&node.value)
+    }
+}
+
+/// Iterator of [`Chain::iter_mut`].
+pub struct IterMut<'a, T> {
+    next: Option<NonNull<Node<T>>>,
+    lends: PhantomData<&'a mut T>,
+}
+
+impl<T> fmt::Debug for IterMut<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad("IterMut")
+    }
+}
+
+impl<'a, T> Iterator for IterMut<'a, T> {
+    type Item = &'a mut T;
+
+    #[inline]
+    fn next(&mut self) -> Option<&'a mut T> {
+        let node = self.next?.as_ptr();
+        // SAFETY: the chain is borrowed mutably for `'a`; each value is lent once, and only the
+        // link is read beside it.
+        unsafe {
+            self.next = (*node).next;
+            Some(&mut (*node).value)
+        }
+    }
+}
+
+#[inline]
+fn new_node<T>(value: T) -> NonNull<Node<T>> {
+    const { Chain::<T>::FITS };
+    let node = pool::take(pool::NODE).0.cast::<Node<T>>();
+    // SAFETY: the cell is ours, and large and aligned enough (FITS).
+    unsafe { node.write(Node { next: None, value }) };
+    node
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn pushes_pops_and_moves_in_order() {
+        let mut chain: Chain<u32> = (1..=3).collect();
+        chain.push_front(0);
+        let mut other: Chain<u32> = Chain::new();
+        assert!(chain.move_front_to(&mut other));
+        assert_eq!(other.back(), Some(&0));
+        other.append(&mut chain);
+        assert!(chain.is_empty() && chain.back().is_none() && chain.front_mut().is_none());
+        chain.append(&mut other);
+        chain.append(&mut other);
+        for value in &mut chain {
+            *value += 10;
+        }
+        *chain.back_mut().expect("four values") = 99;
+        assert_eq!(chain.iter().copied().collect::<Vec<_>>(), [10, 11, 12, 99]);
+        assert_eq!(chain.pop_front(), Some(10));
+        assert!(!other.move_front_to(&mut chain));
+        assert_eq!(format!("{chain:?}"), "[11, 12, 99]");
+    }
+
+    #[test]
+    fn drops_every_value_once() {
+        let ledger = Arc::new(());
+        let mut chain: Chain<Arc<()>> = std::iter::repeat_n(ledger.clone(), 10).collect();
+        chain.pop_front();
+        assert_eq!(Arc::strong_count(&ledger), 10);
+        drop(chain);
+        assert_eq!(Arc::strong_count(&ledger), 1);
+    }
+
+    #[test]
+    fn crosses_threads() {
+        let chain: Chain<String> = (0..100).map(|n| n.to_string()).collect();
+        let back = std::thread::spawn(move || chain).join().expect("no panic");
+        assert_eq!(back.iter().count(), 100);
+    }
+}

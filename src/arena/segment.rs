@@ -1,0 +1,391 @@
+//! A piece that may own the room around it: what a buffer writes into.
+
+use super::block::{self, Block, Header, Kind, release};
+use super::piece::Piece;
+use std::fmt;
+use std::mem::ManuallyDrop;
+use std::ops::Deref;
+use std::ptr::NonNull;
+
+/// A range of bytes, plus the unwritten room behind it that this segment alone may fill.
+///
+/// ```text
+///   block:  [ drained ..... | bytes .......... | room ........ ]
+///             ▲               ▲ ptr      len     ▲ ptr + len
+///             └ room in front, but only while no one else refers to the block
+/// ```
+///
+/// Pieces cloned out of a segment share its bytes and never its room, so appending stays possible
+/// while earlier bytes are being sent.
+pub struct Segment {
+    ptr: NonNull<u8>,
+    len: usize,
+    /// Bytes behind `ptr + len`, within the block, that no one else reads or writes (M3).
+    room: usize,
+    owner: Option<NonNull<Header>>,
+}
+
+// SAFETY: bytes are immutable while shared, the room is exclusive (M3), the count is atomic.
+unsafe impl Send for Segment {}
+// SAFETY: shared access only reads bytes that are not written without `&mut`.
+unsafe impl Sync for Segment {}
+
+impl Segment {
+    /// An empty segment over a fresh heap block with room for at least `min` bytes.
+    #[inline]
+    pub fn with_capacity(min: usize) -> Self {
+        let header = block::new_block(min);
+        // SAFETY: the fresh block's one reference is ours (M1); nobody else knows it, so all of it
+        // is our room (M3).
+        unsafe {
+            Segment {
+                ptr: NonNull::new_unchecked(header.as_ref().data()),
+                len: 0,
+                room: header.as_ref().capacity(),
+                owner: Some(header),
+            }
+        }
+    }
+
+    /// An empty segment whose room lies in front: prepends fill it from the block's end backwards.
+    pub fn for_prepend(min: usize) -> Self {
+        let mut segment = Self::with_capacity(min);
+        // SAFETY: at most one past the block's end.
+        segment.ptr = unsafe { segment.ptr.add(segment.room) };
+        segment.room = 0;
+        segment
+    }
+
+    /// Length in bytes.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True when it has no bytes (it may have room).
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes that can still be appended.
+    #[inline]
+    pub fn room(&self) -> usize {
+        self.room
+    }
+
+    /// Capacity of the block behind it; its own length when the bytes are somebody else's.
+    pub fn block_capacity(&self) -> usize {
+        self.header().map_or(self.len, Header::capacity)
+    }
+
+    /// True when its bytes lie in a slot of an arena.
+    pub fn is_slot(&self) -> bool {
+        self.header()
+            .is_some_and(|header| header.kind() == Kind::Slot)
+    }
+
+    /// True when its bytes lie in a heap block of this library.
+    pub fn is_heap(&self) -> bool {
+        self.header()
+            .is_some_and(|header| matches!(header.kind(), Kind::Pooled | Kind::Exact))
+    }
+
+    /// True when nobody else refers to its memory.
+    pub fn is_unique(&self) -> bool {
+        self.header().is_some_and(Header::is_unique)
+    }
+
+    /// Appends all of `bytes` if they fit into the room; false, and nothing changed, if not.
+    #[inline]
+    pub fn append(&mut self, bytes: &[u8]) -> bool {
+        if bytes.len() > self.room {
+            return false;
+        }
+        // SAFETY: the room is ours alone (M3) and large enough; `bytes` cannot lie in it, since
+        // nobody has a reference to it while we are borrowed mutably.
+        unsafe {
+            let end = self.ptr.as_ptr().add(self.len);
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), end, bytes.len());
+        }
+        self.len += bytes.len();
+        self.room -= bytes.len();
+        true
+    }
+
+    /// The room behind the bytes; initialised memory, of unspecified content.
+    #[inline]
+    pub fn spare(&mut self) -> &mut [u8] {
+        // SAFETY: exclusive (M3), initialised (M2), alive (M1), borrowed with us.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr().add(self.len), self.room) }
+    }
+
+    /// Makes the first `n` bytes of the room part of the bytes; at most the room. Returns how many.
+    #[inline]
+    pub fn commit(&mut self, n: usize) -> usize {
+        let n = n.min(self.room);
+        self.len += n;
+        self.room -= n;
+        n
+    }
+
+    /// Bytes that can be put in front without a copy: none while the block is shared or foreign.
+    pub fn front_room(&self) -> usize {
+        match self.header() {
+            Some(header) if header.kind() != Kind::Foreign && header.is_unique() => {
+                self.ptr.as_ptr() as usize - header.data() as usize
+            }
+            _ => 0,
+        }
+    }
+
+    /// Puts as much of the end of `bytes` as fits in front of its bytes; returns how many.
+    pub fn prepend(&mut self, bytes: &[u8]) -> usize {
+        let n = bytes.len().min(self.front_room());
+        // SAFETY: `front_room` bytes before `ptr` lie in the block, and as the sole reference we
+        // may take drained bytes back (M3); `bytes` cannot lie there, nobody has a reference to it.
+        unsafe {
+            let start = self.ptr.sub(n);
+            let source = bytes.as_ptr().add(bytes.len() - n);
+            std::ptr::copy_nonoverlapping(source, start.as_ptr(), n);
+            self.ptr = start;
+        }
+        self.len += n;
+        n
+    }
+
+    /// Its bytes for writing, when nobody else refers to them and they are not foreign.
+    pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        let header = self.header()?;
+        if header.kind() == Kind::Foreign || !header.is_unique() {
+            return None;
+        }
+        // SAFETY: sole reference, borrowed mutably (M3); initialised (M2).
+        Some(unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) })
+    }
+
+    /// Drops the first `n` bytes (all, when it has fewer).
+    #[inline]
+    pub fn advance(&mut self, n: usize) {
+        let n = n.min(self.len);
+        // SAFETY: at most one past the end of the bytes.
+        self.ptr = unsafe { self.ptr.add(n) };
+        self.len -= n;
+    }
+
+    /// Keeps the first `n` bytes. The room is lost unless nobody else refers to the memory.
+    pub fn truncate(&mut self, n: usize) {
+        if n >= self.len {
+            return;
+        }
+        let cut = self.len - n;
+        self.len = n;
+        // The bytes cut off may be visible to others: they become room only for a sole owner.
+        self.room = match self.bytes_mut() {
+            Some(_) => self.room + cut,
+            None => 0,
+        };
+    }
+
+    /// A piece of the whole range, sharing the memory.
+    #[inline]
+    pub fn piece(&self) -> Piece {
+        self.piece_of(self.len)
+    }
+
+    /// A piece of the first `n` bytes (at most all), sharing the memory.
+    #[inline]
+    pub fn piece_of(&self, n: usize) -> Piece {
+        if let Some(header) = self.header() {
+            header.retain();
+        }
+        // SAFETY: one new reference; the bytes before the room are never written again while
+        // others see them (M3).
+        unsafe { Piece::from_parts(self.ptr, n.min(self.len), self.owner) }
+    }
+
+    /// Splits the first `n` bytes off (all, when it has fewer); the room stays here.
+    pub fn split_to(&mut self, n: usize) -> Piece {
+        let piece = self.piece_of(n);
+        self.advance(n);
+        piece
+    }
+
+    /// Gives the room up.
+    #[inline]
+    pub fn into_piece(self) -> Piece {
+        let this = ManuallyDrop::new(self);
+        // SAFETY: the reference moves (M1); without the segment nobody writes the room.
+        unsafe { Piece::from_parts(this.ptr, this.len, this.owner) }
+    }
+
+    #[inline]
+    fn header(&self) -> Option<&Header> {
+        // SAFETY: the segment's reference keeps its header alive (M1).
+        self.owner.as_ref().map(|header| unsafe { header.as_ref() })
+    }
+}
+
+impl From<Piece> for Segment {
+    /// Without room.
+    #[inline]
+    fn from(piece: Piece) -> Self {
+        let (ptr, len, owner) = piece.into_parts();
+        Segment {
+            ptr,
+            len,
+            room: 0,
+            owner,
+        }
+    }
+}
+
+impl From<Block> for Segment {
+    /// All of the block becomes room if nobody else refers to it, bytes if somebody does.
+    fn from(mut block: Block) -> Self {
+        if block.bytes_mut().is_none() {
+            return Segment::from(Piece::from_block(block, ..));
+        }
+        let header = block.into_raw();
+        // SAFETY: the unique reference moves here, so all of the block is ours (M3).
+        unsafe {
+            Segment {
+                ptr: NonNull::new_unchecked(header.as_ref().data()),
+                len: 0,
+                room: header.as_ref().capacity(),
+                owner: Some(header),
+            }
+        }
+    }
+}
+
+impl Deref for Segment {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        // SAFETY: initialised (M2), alive (M1), not written without `&mut self` (M3).
+        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for Segment {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(header) = self.owner {
+            // SAFETY: gives up the segment's one reference (M1).
+            unsafe { release(header) };
+        }
+    }
+}
+
+impl fmt::Debug for Segment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.header().map(Header::kind) {
+            None => "static",
+            Some(Kind::Slot) => "slot",
+            Some(Kind::Pooled | Kind::Exact) => "heap",
+            Some(Kind::Foreign) => "shared",
+        };
+        write!(f, "{kind} {}", self.len)?;
+        if self.room > 0 {
+            write!(f, "+{}", self.room)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn appends_into_its_room_only() {
+        let mut segment = Segment::with_capacity(1);
+        assert_eq!(segment.room(), 512);
+        assert!(segment.append(&[1; 500]));
+        assert!(!segment.append(&[2; 13]));
+        assert!(segment.append(&[3; 12]));
+        assert_eq!((segment.len(), segment.room()), (512, 0));
+        assert_eq!(segment[511], 3);
+    }
+
+    #[test]
+    fn appending_does_not_show_through_pieces() {
+        let mut segment = Segment::with_capacity(100);
+        assert!(segment.append(b"abc"));
+        let piece = segment.piece();
+        assert!(segment.append(b"def"));
+        assert_eq!(&piece[..], b"abc");
+        assert_eq!(&segment[..], b"abcdef");
+        assert_eq!(segment.front_room(), 0);
+    }
+
+    #[test]
+    fn drained_bytes_come_back_only_to_a_sole_owner() {
+        let mut segment = Segment::with_capacity(100);
+        assert!(segment.append(b"abcdef"));
+        let piece = segment.split_to(3);
+        assert_eq!(segment.prepend(b"xyz"), 0);
+        assert_eq!(&piece[..], b"abc");
+        drop(piece);
+        assert_eq!(segment.prepend(b"0123456"), 3);
+        assert_eq!(&segment[..], b"456def");
+    }
+
+    #[test]
+    fn truncating_a_shared_segment_gives_up_the_room() {
+        let mut segment = Segment::with_capacity(100);
+        assert!(segment.append(b"abcdef"));
+        let piece = segment.piece();
+        segment.truncate(2);
+        assert_eq!(segment.room(), 0);
+        assert_eq!(&piece[..], b"abcdef");
+        drop(piece);
+        let mut own = Segment::with_capacity(100);
+        assert!(own.append(b"abcdef"));
+        own.truncate(2);
+        assert_eq!(own.room(), 510);
+        assert!(own.append(b"Z"));
+        assert_eq!(&own[..], b"abZ");
+    }
+
+    #[test]
+    fn spare_and_commit() {
+        let mut segment = Segment::with_capacity(512);
+        segment.spare()[..2].copy_from_slice(b"hi");
+        assert_eq!(segment.commit(2), 2);
+        assert_eq!(&segment[..], b"hi");
+        assert_eq!(segment.commit(usize::MAX), 510);
+        assert!(segment.spare().is_empty());
+    }
+
+    #[test]
+    fn foreign_bytes_are_never_written() {
+        let mut segment = Segment::from(Piece::from(vec![1, 2, 3]));
+        assert_eq!(segment.room(), 0);
+        segment.advance(1);
+        assert_eq!(segment.prepend(b"x"), 0);
+        assert!(segment.bytes_mut().is_none());
+        let mut fixed = Segment::from(Piece::from_static(b"abc"));
+        assert!(fixed.bytes_mut().is_none());
+        assert!(!fixed.append(b"x"));
+    }
+
+    #[test]
+    fn prepend_room_fills_backwards() {
+        let mut segment = Segment::for_prepend(3);
+        assert_eq!(segment.prepend(b"abc"), 3);
+        assert_eq!(segment.prepend(b"0"), 1);
+        assert_eq!(&segment[..], b"0abc");
+        assert_eq!(segment.prepend(&[9; 600]), 508);
+    }
+
+    #[test]
+    fn a_block_becomes_room_when_unique() {
+        let block = Block::with_capacity(512);
+        let copy = block.clone();
+        assert_eq!(Segment::from(block).room(), 0);
+        assert_eq!(Segment::from(copy).room(), 512);
+    }
+}
