@@ -113,7 +113,7 @@ const KNOWN: [Known; 18] = [
         Cap::COOP_TASKRUN,
         "coop_taskrun",
         "5.19",
-        "interrupts on completion (unused with defer_taskrun)",
+        "interrupts on completion",
     ),
     known(
         Cap::SUBMIT_ALL,
@@ -283,6 +283,8 @@ impl Caps {
             "known bad"
         } else if self.has(cap) {
             "yes"
+        } else if cap == Cap::COOP_TASKRUN && self.has(Cap::DEFER_TASKRUN) {
+            "unneeded"
         } else {
             "no"
         }
@@ -294,12 +296,16 @@ impl fmt::Display for Caps {
         writeln!(f, "Linux {}", self.release)?;
         writeln!(
             f,
-            "{:<17} {:<10} {:<6} {}",
-            "ability", "used", "since", "used instead"
+            "{:<17} {:<10} {:<6} used instead",
+            "ability", "used", "since"
         )?;
         for known in &KNOWN {
             let verdict = self.verdict(known.cap);
-            let instead = if verdict == "yes" { "-" } else { known.instead };
+            let instead = match verdict {
+                "yes" => "-",
+                "unneeded" => "defer_taskrun",
+                _ => known.instead,
+            };
             writeln!(
                 f,
                 "{:<17} {verdict:<10} {:<6} {instead}",

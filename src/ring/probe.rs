@@ -4,6 +4,7 @@
 //! looked at; one that it knows fails on descriptor -1 with `EBADF`. So a trial has no effect.
 
 use super::caps::Cap;
+use super::{fixed, window};
 use crate::sys::uring;
 use io_uring::{IoUring, Probe, opcode, squeue, types};
 
@@ -13,6 +14,8 @@ const NO_FD: types::Fd = types::Fd(-1);
 /// The abilities that are not flags of the set-up.
 pub(super) fn probe(ring: &IoUring) -> Cap {
     let mut found = opcodes(ring) | trials(ring);
+    found.set(Cap::BUFFER_RING, window::is_supported(ring));
+    found.set(Cap::FIXED_BUFFERS, fixed::is_supported(ring));
     if ring.params().is_feature_no_iowait() {
         found |= Cap::NO_IOWAIT;
     }
