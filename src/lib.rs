@@ -10,4 +10,5 @@ pub mod listener;
 pub mod rate_limit;
 pub mod relay;
 pub mod ring;
-mod sys;
+#[doc(hidden)]
+pub mod sys;

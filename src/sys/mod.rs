@@ -1,1 +1,48 @@
-//! Layer: sys.
+//! The system boundary: constants and system calls that neither the standard library nor the
+//! `io-uring` crate offers, behind functions that are safe to call.
+//!
+//! Shared by the layers above, which may not use `unsafe`, and by the `evring` command. It is no
+//! stable interface of the library.
+//!
+//! File descriptors come in as [`RawFd`](std::os::fd::RawFd), since the layers above count the
+//! operations on a descriptor and close it only when none is left (I6); new ones go out as
+//! [`OwnedFd`](std::os::fd::OwnedFd). A descriptor that is not open gives `EBADF`, an error like any other.
+//!
+//! | file | concept |
+//! |---|---|
+//! | `errno` | an error number of the kernel as a value |
+//! | `addr` | socket addresses of every family |
+//! | `net` | sockets: create, bind, listen, options, shutdown |
+//! | `event` | eventfd: waking a thread that sleeps in its ring |
+//! | `signal` | signalfd and signal masks |
+//! | `time` | the monotonic clock |
+//! | `limits` | resource limits and CPU affinity |
+//! | `host` | which kernel this is, and why it refuses io_uring |
+//! | `fork` | noticing that a process is a forked child (I11) |
+//! | `uring` | raw `io_uring_enter` and the constants that the `io-uring` crate lacks |
+#![allow(unsafe_code)]
+
+pub mod addr;
+pub mod errno;
+pub mod event;
+pub mod fork;
+pub mod host;
+pub mod limits;
+pub mod net;
+pub mod signal;
+pub mod time;
+pub(crate) mod uring;
+
+pub use addr::SockAddr;
+pub use errno::Errno;
+
+use std::io;
+
+/// Turns the return value of a C call into a result: -1 means `errno` says why.
+fn check(ret: libc::c_int) -> io::Result<libc::c_int> {
+    if ret < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(ret)
+    }
+}

@@ -1,0 +1,122 @@
+//! Dropping a ring: everything is cancelled and drained, with a bound; past it memory is leaked, never
+//! freed under the kernel's hands (I8).
+
+use super::caps::Cap;
+use super::op::{INTERNAL, Kind};
+use super::reap::close_unwanted;
+use super::{OpId, Ring, Wait};
+use crate::arena::Arena;
+use crate::sys::uring;
+use io_uring::{opcode, types};
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+/// How long the kernel has to let go of what is in flight.
+const DRAIN_BOUND: Duration = Duration::from_secs(1);
+/// How long to wait before cancelling again what the last attempt did not reach.
+const CANCEL_AGAIN: Duration = Duration::from_millis(50);
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // The queues, and what the kernel writes, are the parent's; a child's copies are just memory.
+        if self.fork.is_child() {
+            return;
+        }
+        if !self.drain(DRAIN_BOUND) {
+            self.leak();
+        }
+        if self.enter_flags & uring::ENTER_REGISTERED_RING != 0
+            && let Err(errno) = uring::unregister_ring_fd(self.uring.as_raw_fd(), self.enter_fd)
+        {
+            log::debug!("a ring's descriptor stays registered: {errno}");
+        }
+        // Both are taken back here since the ring's own end is asynchronous: what they lock counts against
+        // RLIMIT_MEMLOCK until then.
+        if let Some(window) = &mut self.window {
+            window.detach(&self.uring);
+        }
+        if let Some(fixed) = &mut self.fixed {
+            fixed.unregister(&self.uring);
+        }
+    }
+}
+
+impl Ring {
+    /// Cancels everything and waits until the kernel holds nothing; false when the bound passed first.
+    fn drain(&mut self, bound: Duration) -> bool {
+        let deadline = Instant::now() + bound;
+        while self.in_flight() > 0 {
+            let now = Instant::now();
+            if now >= deadline {
+                return false;
+            }
+            self.cancel_everything();
+            let again = deadline.min(now + CANCEL_AGAIN);
+            if let Err(err) = self.reap_until(again) {
+                log::error!("a ring cannot be drained: {err}");
+                return false;
+            }
+        }
+        true
+    }
+
+    fn cancel_everything(&mut self) {
+        if self.caps.has(Cap::CANCEL_ANY) {
+            let everything = types::CancelBuilder::any().all();
+            self.enqueue(
+                opcode::AsyncCancel2::new(everything)
+                    .build()
+                    .user_data(INTERNAL),
+            );
+            return;
+        }
+        let ids: Vec<u64> = self.table.ids().collect();
+        for id in ids {
+            self.cancel(OpId(id));
+        }
+    }
+
+    fn reap_until(&mut self, deadline: Instant) -> std::io::Result<()> {
+        while self.in_flight() > 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            self.enter(Wait::Until(Some(left)))?;
+            while let Some(completion) = self.next() {
+                if let (true, Ok(fd)) =
+                    (Kind::yields_descriptor(completion.op.0), completion.result)
+                {
+                    close_unwanted(fd as i32);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives up on what the kernel still holds: neither freed nor used again.
+    #[cold]
+    fn leak(&mut self) {
+        log::error!(
+            "{} operations did not end within {DRAIN_BOUND:?} of being cancelled: their memory is leaked",
+            self.in_flight(),
+        );
+        std::mem::forget(std::mem::replace(
+            &mut self.table,
+            super::table::Table::new(),
+        ));
+        std::mem::forget(std::mem::take(&mut self.backlog));
+        if let Some(mut window) = self.window.take() {
+            window.detach(&self.uring);
+            window.leak();
+        }
+        if let Some(fixed) = self.fixed.take() {
+            fixed.leak();
+        }
+    }
+
+    /// The arena from which the ring receives.
+    pub fn window_arena(&self) -> Option<&Arena> {
+        self.window.as_ref().map(|window| window.arena())
+    }
+}

@@ -1,0 +1,319 @@
+//! Receiving: slots spent and refilled, limits, the end of the stream, cancels that race with data.
+
+use super::*;
+
+#[test]
+fn a_spent_window_ends_the_receive_and_a_refill_revives_it() {
+    let mut rig = Rig::sized("", 4, 4);
+    let (mut client, server) = pair();
+    let op = rig.recv(1, &server);
+    client
+        .write_all(&pattern(5 * 4096))
+        .expect("more than the window holds");
+    let mut pieces = Vec::new();
+    loop {
+        let done = rig.wait();
+        match done.result {
+            Ok(_) => pieces.extend(done.buffer),
+            Err(errno) => {
+                assert_eq!((errno, done.more, done.op), (Errno::NOBUFS, false, op));
+                break;
+            }
+        }
+    }
+    assert_eq!(pieces.len(), 4);
+    assert_eq!(rig.ring.window_published(), 0);
+    assert_eq!(rig.ring.refill(), 0, "the arena is spent too");
+    assert_eq!(rig.ring.counters().enobufs, 1);
+    let first: Vec<u8> = pieces.drain(..).flat_map(|piece| piece.to_vec()).collect();
+    assert_eq!(rig.ring.refill(), 4);
+    let op = rig.recv(1, &server);
+    let last = rig.wait().buffer.expect("what was left");
+    assert!(
+        [first, last.to_vec()].concat() == pattern(5 * 4096),
+        "nothing is lost"
+    );
+    drop(last);
+    rig.finish(op);
+    rig.close();
+}
+
+#[test]
+fn arming_with_an_empty_window_waits_for_data_before_it_fails() {
+    let mut rig = Rig::sized("", 1, 1);
+    let held = {
+        let (mut client, server) = pair();
+        client.write_all(b"x").expect("a byte");
+        let op = rig.recv(1, &server);
+        let held = rig.wait().buffer.expect("the only slot");
+        rig.finish(op);
+        held
+    };
+    let (mut client, server) = pair();
+    rig.recv(2, &server);
+    rig.expect_quiet();
+    client.write_all(b"y").expect("a byte");
+    assert_eq!(rig.wait().result, Err(Errno::NOBUFS));
+    drop(held);
+    rig.ring.refill();
+    let op = rig.recv(2, &server);
+    assert_eq!(&rig.wait().buffer.expect("the byte")[..], b"y");
+    rig.finish(op);
+    rig.close();
+}
+
+#[test]
+fn data_before_the_end_arrives_first() {
+    let mut rig = Rig::new("");
+    let (mut client, server) = tcp_pair();
+    rig.recv(1, &server);
+    client.write_all(b"last words").expect("data");
+    drop(client);
+    let data = rig.wait();
+    assert_eq!(&data.buffer.expect("the data")[..], b"last words");
+    assert!(data.more);
+    let end = rig.wait();
+    assert_eq!(
+        (end.result, end.more, end.buffer.is_none()),
+        (Ok(0), false, true)
+    );
+    assert_eq!(rig.ring.counters().rearms, 1);
+    rig.close();
+}
+
+#[test]
+fn each_completion_is_capped() {
+    for mask in ["", "-recv_multishot", "-buffer_ring"] {
+        let mut rig = Rig::new(mask);
+        let (mut client, server) = pair();
+        client.write_all(&pattern(250)).expect("data");
+        let op = Op::Recv {
+            fd: server.as_raw_fd(),
+            multishot: true,
+            max_len: 100,
+            arm_limit: 0,
+            poll_first: false,
+        };
+        let mut got = Vec::new();
+        let mut id = rig.ring.push(1, op);
+        while got.len() < 250 {
+            let done = rig.wait();
+            let piece = done.buffer.expect("data");
+            assert!(piece.len() <= 100, "{mask}");
+            got.extend_from_slice(&piece);
+            if !done.more && got.len() < 250 {
+                let fd = server.as_raw_fd();
+                let (max_len, arm_limit) = (100, 0);
+                let again = Op::Recv {
+                    fd,
+                    multishot: true,
+                    max_len,
+                    arm_limit,
+                    poll_first: false,
+                };
+                id = rig.ring.push(1, again);
+            }
+        }
+        assert!(got == pattern(250));
+        if rig.ring.in_flight() > 0 {
+            rig.finish(id);
+        }
+        rig.close();
+    }
+}
+
+#[test]
+fn an_arm_ends_at_its_limit() {
+    for mask in ["", "-recv_arm_limit", "-recv_multishot", "-buffer_ring"] {
+        let mut rig = Rig::new(mask);
+        let (mut client, server) = pair();
+        client.write_all(&pattern(40_000)).expect("data");
+        let fd = server.as_raw_fd();
+        let op = Op::Recv {
+            fd,
+            multishot: true,
+            max_len: 0,
+            arm_limit: 10_000,
+            poll_first: false,
+        };
+        rig.ring.push(1, op);
+        let mut got = 0;
+        loop {
+            let done = rig.wait();
+            got += done.result.expect("data");
+            if !done.more {
+                break;
+            }
+        }
+        assert!(got > 0 && got < 10_000 + 4096, "{mask}: {got} bytes");
+        rig.expect_quiet();
+        rig.close();
+    }
+}
+
+#[test]
+fn a_slot_of_ones_own_receives_and_comes_back() {
+    let mut rig = Rig::new("");
+    let (mut client, server) = pair();
+    let fd = server.as_raw_fd();
+    let slot = rig.arena.take().expect("a slot");
+    rig.ring.push(
+        1,
+        Op::RecvSlot {
+            fd,
+            slot,
+            max_len: 3,
+            poll_first: false,
+        },
+    );
+    client.write_all(b"abcdef").expect("data");
+    assert_eq!(&rig.wait().buffer.expect("three bytes")[..], b"abc");
+    let slot = rig.arena.take().expect("a slot");
+    rig.ring.push(
+        1,
+        Op::RecvSlot {
+            fd,
+            slot,
+            max_len: 0,
+            poll_first: true,
+        },
+    );
+    assert_eq!(&rig.wait().buffer.expect("the rest")[..], b"def");
+    drop(client);
+    let slot = rig.arena.take().expect("a slot");
+    rig.ring.push(
+        1,
+        Op::RecvSlot {
+            fd,
+            slot,
+            max_len: 0,
+            poll_first: true,
+        },
+    );
+    let end = rig.wait();
+    assert_eq!((end.result, end.buffer.is_none()), (Ok(0), true));
+    rig.close();
+}
+
+#[test]
+fn a_pipe_is_read_and_written_as_a_file() {
+    let mut rig = Rig::new("");
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    crate::sys::net::set_nonblocking(reader.as_raw_fd(), true).expect("non-blocking");
+    // With poll_first it would wait for the pipe to become readable before it is told.
+    let fd = reader.as_raw_fd();
+    let op = Op::Recv {
+        fd,
+        multishot: true,
+        max_len: 0,
+        arm_limit: 0,
+        poll_first: false,
+    };
+    rig.ring.push(1, op);
+    assert_eq!(rig.wait().result, Err(Errno::NOTSOCK));
+    let slot = rig.arena.take().expect("a slot");
+    rig.ring.push(
+        2,
+        Op::Read {
+            fd: reader.as_raw_fd(),
+            slot,
+            max_len: 0,
+        },
+    );
+    rig.expect_quiet();
+    let pieces = vec![Piece::copy_from(b"ab"), Piece::copy_from(b"cd")].into();
+    rig.ring.push(
+        3,
+        Op::Write {
+            fd: writer.as_raw_fd(),
+            pieces,
+        },
+    );
+    let mut seen = [rig.wait(), rig.wait()];
+    seen.sort_by_key(|done| done.token);
+    assert_eq!(&seen[0].buffer.take().expect("the bytes")[..], b"abcd");
+    assert_eq!((seen[1].token, seen[1].result), (3, Ok(4)));
+    let pieces = Piece::copy_from(b"e").into();
+    rig.ring.push(
+        4,
+        Op::Write {
+            fd: writer.as_raw_fd(),
+            pieces,
+        },
+    );
+    assert_eq!(rig.wait().result, Ok(1));
+    drop(seen);
+    rig.close();
+}
+
+#[test]
+fn a_cancel_that_races_with_data_loses_none() {
+    let mut rig = Rig::new("");
+    for round in 0..200_u32 {
+        let (mut client, server) = pair();
+        let op = rig.recv(1, &server);
+        rig.ring.enter(Wait::Submit).expect("arm");
+        client.write_all(&round.to_le_bytes()).expect("data");
+        if round % 3 == 0 {
+            rig.ring.enter(Wait::Poll).expect("let some of them win");
+        }
+        rig.ring.cancel(op);
+        let mut got = Vec::new();
+        loop {
+            let done = rig.wait();
+            got.extend(done.buffer.iter().flat_map(|piece| piece.to_vec()));
+            if !done.more {
+                break;
+            }
+        }
+        if got.is_empty() {
+            // The cancel won; the data waits in the socket.
+            let again = rig.recv(2, &server);
+            got.extend_from_slice(&rig.wait().buffer.expect("the data"));
+            rig.finish(again);
+        }
+        assert_eq!(got, round.to_le_bytes());
+        rig.ring.refill();
+    }
+    assert_eq!(rig.ring.counters().stale, 0);
+    assert_eq!(rig.ring.in_flight(), 0);
+    rig.close();
+}
+
+#[test]
+fn a_cancel_of_what_has_ended_touches_nothing() {
+    let mut rig = Rig::new("");
+    let (mut client, server) = pair();
+    let old = rig.recv(1, &server);
+    rig.finish(old);
+    let new = rig.recv(2, &server);
+    assert_ne!(old, new);
+    rig.ring.cancel(old);
+    client.write_all(b"z").expect("data");
+    assert_eq!(rig.wait().result, Ok(1));
+    rig.finish(new);
+    rig.close();
+}
+
+#[test]
+fn a_stale_completion_gives_its_slot_back() {
+    let mut rig = Rig::sized("", 16, 16);
+    let (mut client, server) = pair();
+    let op = rig.recv(1, &server);
+    rig.ring.enter(Wait::Submit).expect("arm");
+    // As if the table had forgotten the operation, which no kernel and no caller can bring about.
+    rig.ring.table.remove(op.0);
+    client.write_all(&[0; 3 * 4096]).expect("data");
+    while rig.ring.counters().stale < 3 {
+        rig.ring.enter(Wait::Until(Some(PATIENCE))).expect("enter");
+        assert!(rig.ring.next().is_none());
+    }
+    assert_eq!(rig.ring.window_published(), 13);
+    assert_eq!(rig.ring.refill(), 3, "the slots were accounted for");
+    drop(client);
+    while rig.ring.counters().stale < 4 {
+        rig.ring.enter(Wait::Until(Some(PATIENCE))).expect("enter");
+        assert!(rig.ring.next().is_none());
+    }
+    rig.close();
+}

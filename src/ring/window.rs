@@ -1,0 +1,245 @@
+//! The window: slots published to the kernel, which fills them with what arrives.
+//!
+//! A small window is refilled from the arena's LIFO pool once a turn, so that the kernel writes to
+//! memory that is still in the cache. Where the kernel has no ring of provided buffers, or memory is short
+//! for it, every receive takes a slot of its own instead.
+
+use super::caps::{Cap, Caps};
+use super::error::SetupError;
+use super::setup;
+use crate::arena::{Arena, Slot};
+use crate::sys::Errno;
+use io_uring::{IoUring, types::BufRingEntry};
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU16, Ordering};
+
+/// The group of provided buffers that a window registers.
+pub(super) const GROUP: u16 = 0;
+/// Slots that a window publishes unless told otherwise.
+pub const DEFAULT_WINDOW: u16 = 128;
+/// Most slots that the kernel takes in one window.
+const MAX_WINDOW: u16 = 1 << 15;
+
+#[derive(Debug)]
+pub(super) struct Window {
+    arena: Arena,
+    size: u16,
+    buffers: Option<BufferRing>,
+    /// A receive without a buffer ring found no slot since the last refill.
+    starved: bool,
+}
+
+/// A ring of provided buffers: the kernel takes entries from its head, the window adds at its tail.
+#[derive(Debug)]
+struct BufferRing {
+    memory: Pages,
+    mask: u16,
+    tail: u16,
+    /// The slot behind each buffer id that is published; the kernel may write it (I12).
+    slots: Box<[Option<Slot>]>,
+    /// Buffer ids that are not published.
+    free_ids: Vec<u16>,
+}
+
+impl Window {
+    /// Registers a window of `size` slots and publishes what the arena has.
+    pub(super) fn attach(
+        uring: &IoUring,
+        caps: &mut Caps,
+        arena: &Arena,
+        size: u16,
+    ) -> Result<Window, SetupError> {
+        if !size.is_power_of_two() || size > MAX_WINDOW {
+            let (value, max) = (u32::from(size), u32::from(MAX_WINDOW));
+            return Err(SetupError::Size {
+                what: "window",
+                value,
+                min: 1,
+                max,
+            });
+        }
+        let mut window = Window {
+            arena: arena.clone(),
+            size,
+            buffers: None,
+            starved: false,
+        };
+        if caps.has(Cap::BUFFER_RING) {
+            match BufferRing::register(uring, size) {
+                Ok(buffers) => window.buffers = Some(buffers),
+                Err(errno) => {
+                    let err = match errno.raw() {
+                        libc::ENOMEM => setup::memlock("a window", u32::from(size)),
+                        _ => SetupError::Os {
+                            what: "registering a window",
+                            errno,
+                        },
+                    };
+                    log::warn!("every receive takes a slot of its own: {err}");
+                    caps.remove(Cap::BUFFER_RING);
+                }
+            }
+        }
+        window.refill();
+        Ok(window)
+    }
+
+    pub(super) fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    /// Whether the kernel picks the slots.
+    #[inline]
+    pub(super) fn is_provided(&self) -> bool {
+        self.buffers.is_some()
+    }
+
+    /// Publishes slots until the window is full or the arena is spent; gives how many.
+    #[inline]
+    pub(super) fn refill(&mut self) -> usize {
+        match &mut self.buffers {
+            Some(buffers) if buffers.free_ids.is_empty() => 0,
+            Some(buffers) => buffers.publish(&self.arena),
+            None => {
+                let starved = std::mem::take(&mut self.starved);
+                if starved { self.published() } else { 0 }
+            }
+        }
+    }
+
+    /// How many slots await data.
+    pub(super) fn published(&self) -> usize {
+        let size = usize::from(self.size);
+        match &self.buffers {
+            Some(buffers) => size - buffers.free_ids.len(),
+            None => self.arena.available().min(size),
+        }
+    }
+
+    /// A slot for a receive of its own, where there is no buffer ring.
+    pub(super) fn take_slot(&mut self) -> Option<Slot> {
+        let slot = self.arena.take();
+        self.starved |= slot.is_none();
+        slot
+    }
+
+    /// Takes the slot that a completion names out of the window: the kernel is done with it (I5).
+    #[inline]
+    pub(super) fn consume(&mut self, buffer_id: u16) -> Option<Slot> {
+        let buffers = self.buffers.as_mut()?;
+        let slot = buffers.slots.get_mut(usize::from(buffer_id))?.take();
+        if slot.is_some() {
+            buffers.free_ids.push(buffer_id);
+        }
+        slot
+    }
+
+    /// Takes the window back from the kernel; its slots go home when it is dropped. No operation may
+    /// be in flight.
+    pub(super) fn detach(&mut self, uring: &IoUring) {
+        if self.buffers.is_some()
+            && let Err(err) = uring.submitter().unregister_buf_ring(GROUP)
+        {
+            log::debug!("the window goes with its ring: {err}");
+        }
+    }
+
+    /// Keeps the arena's memory mapped for ever (I8).
+    pub(super) fn leak(self) {
+        self.arena.set_leak(true);
+        std::mem::forget(self);
+    }
+}
+
+impl BufferRing {
+    fn register(uring: &IoUring, size: u16) -> Result<BufferRing, Errno> {
+        let memory = Pages::map(usize::from(size) * size_of::<BufRingEntry>())?;
+        let addr = memory.base.as_ptr() as u64;
+        // SAFETY: page-aligned zeroed memory with room for `size` entries; the kernel keeps its pages
+        // referenced until the group is unregistered or the ring is gone.
+        unsafe {
+            uring
+                .submitter()
+                .register_buf_ring_with_flags(addr, size, GROUP, 0)
+        }
+        .map_err(|err| Errno::from_raw(err.raw_os_error().unwrap_or(libc::EIO)))?;
+        Ok(BufferRing {
+            memory,
+            mask: size - 1,
+            tail: 0,
+            slots: std::iter::repeat_with(|| None)
+                .take(usize::from(size))
+                .collect(),
+            free_ids: (0..size).rev().collect(),
+        })
+    }
+
+    fn publish(&mut self, arena: &Arena) -> usize {
+        let before = self.tail;
+        while let Some(id) = self.free_ids.last().copied() {
+            let Some(slot) = arena.take() else { break };
+            self.free_ids.pop();
+            let entry = usize::from(self.tail & self.mask);
+            // SAFETY: the index is below the number of entries. The kernel does not read this entry yet:
+            // at most `size` ids exist, so fewer than `size` entries lie between its head and our tail.
+            let entry = unsafe { &mut *self.entries().add(entry) };
+            entry.set_addr(slot.as_mut_ptr() as u64);
+            entry.set_len(slot.capacity() as u32);
+            entry.set_bid(id);
+            self.slots[usize::from(id)] = Some(slot);
+            self.tail = self.tail.wrapping_add(1);
+        }
+        if self.tail != before {
+            // SAFETY: the ring's tail lies in its first entry, aligned, and only this thread stores to it.
+            let tail = unsafe {
+                let tail = BufRingEntry::tail(self.entries().cast_const());
+                AtomicU16::from_ptr(tail.cast_mut())
+            };
+            tail.store(self.tail, Ordering::Release);
+        }
+        usize::from(self.tail.wrapping_sub(before))
+    }
+
+    #[inline]
+    fn entries(&self) -> *mut BufRingEntry {
+        self.memory.base.as_ptr().cast()
+    }
+}
+
+/// Whether the kernel knows rings of provided buffers: registers one and takes it back.
+pub(super) fn is_supported(uring: &IoUring) -> bool {
+    match BufferRing::register(uring, 1) {
+        Ok(_buffers) => uring.submitter().unregister_buf_ring(GROUP).is_ok(),
+        // Short memory says nothing about the kernel; attaching a window will tell.
+        Err(errno) => errno.raw() == libc::ENOMEM,
+    }
+}
+
+/// Private zeroed pages.
+#[derive(Debug)]
+struct Pages {
+    base: NonNull<u8>,
+    bytes: usize,
+}
+
+impl Pages {
+    fn map(bytes: usize) -> Result<Pages, Errno> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: an anonymous mapping at an address of the kernel's choice touches nothing of ours.
+        let base = unsafe { libc::mmap(ptr::null_mut(), bytes, prot, flags, -1, 0) };
+        if base == libc::MAP_FAILED {
+            return Err(Errno::last());
+        }
+        let base = NonNull::new(base.cast()).ok_or(Errno::from_raw(libc::ENOMEM))?;
+        Ok(Pages { base, bytes })
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `map`. If the kernel still uses it as a buffer ring, it holds
+        // references to the pages themselves.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
+    }
+}
