@@ -1,1 +1,4 @@
 //! Layer: sys.
+#![allow(unsafe_code)]
+
+pub(crate) mod fdio;
