@@ -255,6 +255,16 @@ unsafe impl<T: Sync> Send for Iter<'_, T> {}
 // SAFETY: as `&T`.
 unsafe impl<T: Sync> Sync for Iter<'_, T> {}
 
+impl<T> Default for Iter<'_, T> {
+    /// An iterator over nothing.
+    fn default() -> Self {
+        Iter {
+            next: None,
+            lends: PhantomData,
+        }
+    }
+}
+
 impl<T> Clone for Iter<'_, T> {
     fn clone(&self) -> Self {
         Iter {

@@ -34,6 +34,10 @@ pub(super) struct Extra {
     schedule: Option<Box<dyn FnMut() + Send>>,
     scheduled: bool,
     running: bool,
+    /// Most bytes that one `read_from` takes; 0 = default.
+    pub(super) max_read: usize,
+    /// Length at which reads stop.
+    pub(super) max_len: Option<usize>,
 }
 
 type Callback = Box<dyn FnMut(&mut EvBuffer, &Change) + Send>;
@@ -81,6 +85,8 @@ impl Extra {
             schedule: None,
             scheduled: false,
             running: false,
+            max_read: 0,
+            max_len: None,
         }
     }
 }

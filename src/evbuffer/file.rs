@@ -2,9 +2,11 @@
 
 use super::{BufferError, EvBuffer, FILES, Seg};
 use crate::arena::{MAX_BLOCK_BYTES, Segment};
+use crate::sys::fdio;
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 
@@ -115,6 +117,16 @@ impl FileRange {
         front.len = n.min(self.len);
         self.advance(n);
         front
+    }
+
+    /// Sends at most `max` of its bytes to `to` inside the kernel.
+    pub(super) fn send_to(&self, to: BorrowedFd<'_>, max: usize) -> io::Result<usize> {
+        let file = self.segment.inner.file.as_fd();
+        let wanted = self.len.min(max);
+        match fdio::sendfile(to, file, self.offset, wanted)? {
+            0 if wanted > 0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            sent => Ok(sent),
+        }
     }
 
     /// Fills `out` from the range's byte `skip` on.

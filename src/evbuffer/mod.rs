@@ -15,17 +15,26 @@
 //! Invariants: only the last segment may be empty (it then has room); `len` is the sum of the
 //! segments' lengths; an empty buffer that was drained has no segments.
 
+mod bytes_traits;
 mod callbacks;
 mod counters;
 mod error;
+mod fd;
 mod file;
+mod reserve;
+mod search;
 mod seg;
 mod shape;
+mod std_io;
+mod view;
 
 pub use callbacks::{CallbackId, Change};
 pub use counters::copied_bytes;
 pub use error::BufferError;
 pub use file::FileSegment;
+pub use reserve::Reservation;
+pub use search::{Eol, Ptr};
+pub use view::Segments;
 
 use crate::arena::{Chain, MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, Piece, Segment};
 use callbacks::Extra;

@@ -13,6 +13,7 @@
 //! | `errno` | an error number of the kernel as a value |
 //! | `addr` | socket addresses of every family |
 //! | `net` | sockets: create, bind, listen, options, shutdown |
+//! | `fdio` | reading, writing and mapping descriptors for buffers without a base |
 //! | `event` | eventfd: waking a thread that sleeps in its ring |
 //! | `signal` | signalfd and signal masks |
 //! | `time` | the monotonic clock |
@@ -25,6 +26,7 @@
 pub mod addr;
 pub mod errno;
 pub mod event;
+pub(crate) mod fdio;
 pub mod fork;
 pub mod host;
 pub mod limits;
