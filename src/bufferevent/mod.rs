@@ -1,1 +1,666 @@
-//! Layer: bufferevent.
+//! Bufferevents: buffers that fill and drain by themselves.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+mod callbacks;
+mod closing;
+mod core;
+mod socket;
+mod types;
+mod view;
+
+pub use callbacks::{Callbacks, Handler};
+pub use types::{Events, FlushEnd, Options};
+pub use view::BufferView;
+
+use crate::addr::Addr;
+use crate::driver::Completion;
+use crate::error::Error;
+use crate::evbuffer::EvBuffer;
+use crate::event_base::source::Source;
+use crate::event_base::{Base, EventBase, Interest};
+use crate::sys::Errno;
+use closing::Closing;
+use core::{Core, Fin, Link};
+use socket::Socket;
+
+/// What stays in the input after the read callback is copied out of its slot when it is no
+/// longer than this part of the slot: a 64-byte message must not pin 16 KiB.
+const COPY_OUT_FRACTION: usize = 8;
+
+/// An input buffer and an output buffer that the kernel fills and drains, with callbacks
+/// (`struct bufferevent`).
+///
+/// A cheap handle. The bufferevent itself lives from its creation until [`free`](Self::free) or the end of
+/// its base, whether or not a handle is kept; what is asked of it afterwards is answered with
+/// [`Error::Freed`].
+///
+/// ```
+/// use evring::{BufferEvent, Callbacks, EventBase, Events, Interest, Options};
+/// use std::io::{Read, Write};
+/// use std::os::unix::net::UnixStream;
+///
+/// let base = EventBase::new()?;
+/// let (ours, mut theirs) = UnixStream::pair()?;
+/// let bev = BufferEvent::socket(&base, Some(ours.into()), Options::CLOSE_ON_FREE)?;
+/// bev.set_callbacks(
+///     Callbacks::new()
+///         .on_read(|bev| drop(bev.transfer_to(bev))) // what came in goes out: an echo
+///         .on_event(|bev, events| {
+///             if events.contains(Events::EOF) {
+///                 // Unlike free(), this sends what is buffered first.
+///                 drop(bev.close_after_flush(None, |_end| {}));
+///             }
+///         }),
+/// )?;
+/// bev.enable(Interest::READ)?;
+///
+/// theirs.write_all(b"ping")?;
+/// theirs.shutdown(std::net::Shutdown::Write)?;
+/// base.run()?; // until the end of the stream freed the bufferevent
+/// let mut answer = String::new();
+/// theirs.read_to_string(&mut answer)?;
+/// assert_eq!(answer, "ping");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct BufferEvent(pub(crate) Rc<Inner>);
+
+/// What the handles share.
+pub(crate) struct Inner {
+    base: Weak<Base>,
+    token: Cell<u32>,
+    core: RefCell<Core>,
+    input: RefCell<EvBuffer>,
+    output: RefCell<EvBuffer>,
+    handler: RefCell<Option<Box<dyn Handler>>>,
+    socket: Socket,
+    closing: RefCell<Option<Box<Closing>>>,
+    /// The earliest entry that the base's timer heap has for it; `u64::MAX`: none.
+    armed: Cell<u64>,
+    /// In the callback FIFO.
+    queued: Cell<bool>,
+    /// In the list of those with I/O to begin.
+    dirty: Cell<bool>,
+    /// In a callback.
+    calling: Cell<bool>,
+    /// The handler was set or cleared while it ran.
+    handler_changed: Cell<bool>,
+    active: Cell<bool>,
+    freed: Cell<bool>,
+}
+
+const FREED: Error = Error::Freed {
+    what: "bufferevent",
+};
+
+impl BufferEvent {
+    /// A bufferevent over a connected stream socket (TCP or Unix), or over none yet
+    /// (`bufferevent_socket_new`).
+    ///
+    /// WRITE is enabled, READ is not. The descriptor stays open after [`free`](Self::free) unless
+    /// [`Options::CLOSE_ON_FREE`] is given. Pipes and terminals work too, on plain reads and writes.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for `UNLOCK_CALLBACKS` without `DEFER_CALLBACKS`.
+    pub fn socket(base: &EventBase, fd: Option<OwnedFd>, options: Options) -> Result<Self, Error> {
+        if options.contains(Options::UNLOCK_CALLBACKS)
+            && !options.contains(Options::DEFER_CALLBACKS)
+        {
+            return Err(Error::Invalid {
+                what: "bufferevent options",
+                why: "UNLOCK_CALLBACKS needs DEFER_CALLBACKS",
+            });
+        }
+        let link = if fd.is_some() { Link::Up } else { Link::Absent };
+        let inner = Rc::new(Inner {
+            base: base.downgrade(),
+            token: Cell::new(0),
+            core: RefCell::new(Core::new(options, link)),
+            input: RefCell::new(EvBuffer::new()),
+            output: RefCell::new(EvBuffer::new()),
+            handler: RefCell::new(None),
+            socket: Socket::new(fd),
+            closing: RefCell::new(None),
+            armed: Cell::new(u64::MAX),
+            queued: Cell::new(false),
+            dirty: Cell::new(false),
+            calling: Cell::new(false),
+            handler_changed: Cell::new(false),
+            active: Cell::new(false),
+            freed: Cell::new(false),
+        });
+        inner.freeze();
+        inner.token.set(base.add_source(inner.clone()));
+        Ok(BufferEvent(inner))
+    }
+
+    /// Begins to connect to `addr` (`bufferevent_socket_connect`). A socket is made if there is
+    /// none.
+    ///
+    /// Ends with one `CONNECTED` event, one `ERROR` event, or, where a write time-out is set and
+    /// passes first, one `WRITING | TIMEOUT` event that abandons it; never from inside this call.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when no socket can be made; [`Error::Invalid`] when it is connected or
+    /// connecting.
+    pub fn connect(&self, addr: &Addr) -> Result<(), Error> {
+        let base = self.live()?;
+        self.0.connect(&base, addr)
+    }
+
+    /// Expects the descriptor's own connect, begun by the caller, to end: reports it as
+    /// [`connect`](Self::connect) does (`bufferevent_socket_connect` without an address).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] without a descriptor.
+    pub fn connect_in_progress(&self) -> Result<(), Error> {
+        let base = self.live()?;
+        self.0.connect_in_progress(&base)
+    }
+
+    /// Sets the callbacks, all at once (`bufferevent_setcb`). Set from inside a callback they hold
+    /// for the later callbacks of the same run.
+    ///
+    /// # Errors
+    /// [`Error::Freed`].
+    pub fn set_callbacks(&self, callbacks: Callbacks) -> Result<(), Error> {
+        self.set_handler(callbacks)
+    }
+
+    /// Sets one object that has all the callbacks (`bufferevent_setcb`).
+    ///
+    /// # Errors
+    /// [`Error::Freed`].
+    pub fn set_handler(&self, handler: impl Handler + 'static) -> Result<(), Error> {
+        self.live()?;
+        self.0.replace_handler(Some(Box::new(handler)));
+        Ok(())
+    }
+
+    /// Sets no callbacks.
+    ///
+    /// # Errors
+    /// [`Error::Freed`].
+    pub fn clear_callbacks(&self) -> Result<(), Error> {
+        self.live()?;
+        self.0.replace_handler(None);
+        Ok(())
+    }
+
+    /// Lets bytes move in the given directions (`bufferevent_enable`).
+    ///
+    /// Restarts the time-outs of these directions. Enabling WRITE on a connected one with nothing
+    /// to send calls the write callback once. Enabling READ again after the end of the stream reports it again.
+    ///
+    /// # Errors
+    /// [`Error::Freed`].
+    pub fn enable(&self, interest: Interest) -> Result<(), Error> {
+        let base = self.live()?;
+        self.0.core.borrow_mut().enable(interest, base.now());
+        self.0.mark_dirty(&base);
+        self.0.sync(&base);
+        Ok(())
+    }
+
+    /// Pauses the given directions; what is buffered stays (`bufferevent_disable`). What the kernel has
+    /// begun to send is still sent; what it has received already waits unseen.
+    ///
+    /// # Errors
+    /// [`Error::Freed`].
+    pub fn disable(&self, interest: Interest) -> Result<(), Error> {
+        let base = self.live()?;
+        self.0.core.borrow_mut().disable(interest);
+        self.0.sync(&base);
+        Ok(())
+    }
+
+    /// Which directions are enabled (`bufferevent_get_enabled`).
+    pub fn enabled(&self) -> Interest {
+        self.0.core.borrow().enabled()
+    }
+
+    /// Appends a copy of `data` to the output (`bufferevent_write`). It is sent by the end of the turn
+    /// at the latest.
+    ///
+    /// # Errors
+    /// [`Error::Freed`]; [`Error::Invalid`] after [`shutdown_write`](Self::shutdown_write).
+    pub fn write(&self, data: &[u8]) -> Result<(), Error> {
+        self.0.append(|output| Ok(output.add(data)?))
+    }
+
+    /// Moves all of `buffer` to the output, by reference (`bufferevent_write_buffer`).
+    ///
+    /// # Errors
+    /// As [`write`](Self::write); `buffer` is then as it was.
+    pub fn write_buffer(&self, buffer: &mut EvBuffer) -> Result<(), Error> {
+        self.0.append(|output| Ok(output.add_buffer(buffer)?))
+    }
+
+    /// Appends a shared payload to the output without copying it (`evbuffer_add_reference`).
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn write_piece(&self, payload: impl Into<crate::arena::Piece>) -> Result<(), Error> {
+        self.0.append(|output| Ok(output.add_piece(payload)?))
+    }
+
+    /// Moves bytes from the input into `data`; how many (`bufferevent_read`). None when it was freed.
+    pub fn read(&self, data: &mut [u8]) -> usize {
+        self.input()
+            .with(|input| input.remove(data).unwrap_or_default())
+            .unwrap_or_default()
+    }
+
+    /// Moves the whole input to the end of `buffer`, by reference; how many bytes
+    /// (`bufferevent_read_buffer`).
+    ///
+    /// # Errors
+    /// [`Error::Freed`], or what `buffer` refuses.
+    pub fn read_buffer(&self, buffer: &mut EvBuffer) -> Result<usize, Error> {
+        self.input().with(|input| {
+            let moved = input.len();
+            buffer.add_buffer(input)?;
+            Ok(moved)
+        })?
+    }
+
+    /// Moves the whole input to the output of `other`, by reference; how many bytes. `other` may be the
+    /// same bufferevent.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write) on `other`; the input is then as it was.
+    pub fn transfer_to(&self, other: &BufferEvent) -> Result<usize, Error> {
+        self.input().with(|input| {
+            let moved = input.len();
+            if moved != 0 {
+                other.write_buffer(input)?;
+            }
+            Ok(moved)
+        })?
+    }
+
+    /// The buffer that received bytes are read from (`bufferevent_get_input`).
+    pub fn input(&self) -> BufferView<'_> {
+        BufferView::new(&self.0, view::Side::Input)
+    }
+
+    /// The buffer that bytes to be sent are appended to (`bufferevent_get_output`).
+    pub fn output(&self) -> BufferView<'_> {
+        BufferView::new(&self.0, view::Side::Output)
+    }
+
+    /// Sets the marks of the given directions, in bytes (`bufferevent_setwatermark`).
+    ///
+    /// The read callback is called when the input has at least `low`; reading pauses while it has `high` or
+    /// more. The write callback is called when the output has `low` or less; filters above pause at its `high`. A
+    /// `high` of zero means none.
+    ///
+    /// # Errors
+    /// [`Error::Freed`].
+    pub fn set_watermarks(&self, interest: Interest, low: usize, high: usize) -> Result<(), Error> {
+        let base = self.live()?;
+        let input = self.0.input_len();
+        let mut core = self.0.core.borrow_mut();
+        core.set_marks(interest, low, high, input, base.now());
+        drop(core);
+        self.0.mark_dirty(&base);
+        self.0.sync(&base);
+        Ok(())
+    }
+
+    /// The low and the high mark of one direction (`bufferevent_getwatermark`).
+    pub fn watermarks(&self, interest: Interest) -> (usize, usize) {
+        self.0.core.borrow().marks(interest)
+    }
+
+    /// Sets the inactivity time-outs; none or zero is off (`bufferevent_set_timeouts`).
+    ///
+    /// The read timer runs while READ is enabled and the input below its high mark, the write timer while
+    /// there is something to send or a connect is under way. Each byte moved restarts them. When one fires its direction
+    /// is disabled and a `TIMEOUT` event reported.
+    ///
+    /// # Errors
+    /// [`Error::Freed`].
+    pub fn set_timeouts(
+        &self,
+        read: Option<Duration>,
+        write: Option<Duration>,
+    ) -> Result<(), Error> {
+        let base = self.live()?;
+        let ns = |timeout: Option<Duration>| {
+            timeout.map_or(0, |t| u64::try_from(t.as_nanos()).unwrap_or(u64::MAX))
+        };
+        let now = base.now();
+        let mut core = self.0.core.borrow_mut();
+        core.set_timeouts(ns(read), ns(write), now);
+        drop(core);
+        self.0.sync(&base);
+        Ok(())
+    }
+
+    /// Ends the sending direction once the output is empty: the peer sees the end of the stream, reading goes on. Later
+    /// writes are refused.
+    ///
+    /// # Errors
+    /// [`Error::Freed`].
+    pub fn shutdown_write(&self) -> Result<(), Error> {
+        let base = self.live()?;
+        let mut core = self.0.core.borrow_mut();
+        if core.fin() == Fin::Open {
+            core.set_fin(Fin::Wanted);
+        }
+        drop(core);
+        self.0.mark_dirty(&base);
+        self.0.sync(&base);
+        Ok(())
+    }
+
+    /// Frees the bufferevent (`bufferevent_free`): no callback runs any more, buffered bytes are
+    /// dropped, operations cancelled. With `CLOSE_ON_FREE` the descriptor is closed once the kernel has let go of it.
+    /// Freeing twice does nothing.
+    pub fn free(&self) {
+        match self.0.base() {
+            Some(base) => self.0.free(&base),
+            None => self.0.freed.set(true),
+        }
+    }
+
+    /// Sends what is buffered, ends the stream in order, then frees; `report` says how it ended. No
+    /// other callback runs from now on, received bytes are dropped.
+    ///
+    /// Without a deadline the flush takes as long as the peer needs. After it the peer gets at most two seconds to end
+    /// its own direction, so that a reset does not overtake the last bytes.
+    ///
+    /// # Errors
+    /// [`Error::Freed`].
+    pub fn close_after_flush(
+        &self,
+        deadline: Option<Duration>,
+        report: impl FnOnce(FlushEnd) + 'static,
+    ) -> Result<(), Error> {
+        let base = self.live()?;
+        self.0.begin_closing(&base, deadline, Box::new(report));
+        Ok(())
+    }
+
+    /// The error number that came with the last `ERROR` event.
+    pub fn last_error(&self) -> Option<Errno> {
+        self.0.core.borrow().errno()
+    }
+
+    /// The descriptor, if there is one (`bufferevent_getfd`). It stays the bufferevent's.
+    pub fn fd(&self) -> Option<i32> {
+        self.0.socket.fd()
+    }
+
+    /// Sends small segments at once instead of waiting for more (TCP_NODELAY).
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the descriptor is no TCP socket; [`Error::Invalid`] without one.
+    pub fn set_nodelay(&self, on: bool) -> Result<(), Error> {
+        self.live()?;
+        self.0.socket.set_nodelay(on)
+    }
+
+    /// Probes an idle TCP connection after `idle` without traffic; none turns it off (SO_KEEPALIVE).
+    ///
+    /// # Errors
+    /// As [`set_nodelay`](Self::set_nodelay).
+    pub fn set_keepalive(&self, idle: Option<Duration>) -> Result<(), Error> {
+        self.live()?;
+        self.0.socket.set_keepalive(idle)
+    }
+
+    /// The base it lives on (`bufferevent_get_base`).
+    ///
+    /// # Errors
+    /// [`Error::Freed`] when it was freed or the base is gone.
+    pub fn base(&self) -> Result<EventBase, Error> {
+        self.live()
+    }
+
+    /// Whether it was freed.
+    pub fn is_freed(&self) -> bool {
+        self.0.freed.get()
+    }
+
+    /// The base, unless this was freed.
+    fn live(&self) -> Result<EventBase, Error> {
+        self.0.live()
+    }
+}
+
+impl PartialEq for BufferEvent {
+    /// Whether both handles stand for the same bufferevent.
+    fn eq(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for BufferEvent {}
+
+impl fmt::Debug for BufferEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("BufferEvent");
+        debug
+            .field("fd", &self.fd())
+            .field("enabled", &self.enabled())
+            .field("input", &self.0.input_len())
+            .field("output", &self.0.output_len())
+            .field("freed", &self.0.freed.get());
+        debug.finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    fn base(&self) -> Option<EventBase> {
+        self.base.upgrade().map(EventBase)
+    }
+
+    fn live(&self) -> Result<EventBase, Error> {
+        if self.freed.get() {
+            return Err(FREED);
+        }
+        self.base().ok_or(Error::Freed { what: "event base" })
+    }
+
+    /// Length of the input; what a closure that holds the buffer would see is not known then.
+    fn input_len(&self) -> usize {
+        self.input.try_borrow().map_or(0, |input| input.len())
+    }
+
+    fn output_len(&self) -> usize {
+        self.output.try_borrow().map_or(0, |output| output.len())
+    }
+
+    /// The user may not append to the input, nor drain the output.
+    fn freeze(&self) {
+        self.input.borrow_mut().freeze_end();
+        self.output.borrow_mut().freeze_start();
+    }
+
+    /// Appends to the output by way of `f`, and has it sent.
+    fn append(
+        self: &Rc<Self>,
+        f: impl FnOnce(&mut EvBuffer) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let base = self.live()?;
+        if self.core.borrow().fin() != Fin::Open {
+            return Err(Error::Invalid {
+                what: "write",
+                why: "the sending direction was shut down",
+            });
+        }
+        let Ok(mut output) = self.output.try_borrow_mut() else {
+            return Err(Error::Busy { what: "output" });
+        };
+        let was_empty = output.is_empty();
+        let done = f(&mut output);
+        let begun = was_empty && !output.is_empty();
+        drop(output);
+        done?;
+        if begun {
+            self.core.borrow_mut().handle_output_begun(base.now());
+        }
+        self.mark_dirty(&base);
+        Ok(())
+    }
+
+    fn replace_handler(&self, handler: Option<Box<dyn Handler>>) {
+        self.handler_changed.set(true);
+        let old = self.handler.replace(handler);
+        // Dropped with no borrow held: closures may own handles.
+        drop(old);
+    }
+
+    /// Has `start_io` called before the next enter.
+    fn mark_dirty(self: &Rc<Self>, base: &EventBase) {
+        if !self.freed.get() && !self.dirty.replace(true) {
+            base.mark_dirty(self.clone());
+        }
+    }
+
+    /// Brings the timer and the loop's count of active sources up to date.
+    fn sync(self: &Rc<Self>, base: &EventBase) {
+        if self.freed.get() {
+            return;
+        }
+        let core = self.core.borrow();
+        let output = self.output_len();
+        let mut deadline = core.deadline(output).unwrap_or(u64::MAX);
+        let mut active = deadline != u64::MAX
+            || core.wants_read()
+            || core.wants_write(output)
+            || core.link() == Link::Connecting
+            || core.fin_due(output)
+            || core.write_due(output)
+            || self.socket.sending();
+        drop(core);
+        if let Some(closing) = &*self.closing.borrow() {
+            deadline = deadline.min(closing.deadline());
+            active = true;
+        }
+        if deadline < self.armed.get() {
+            self.armed.set(deadline);
+            base.arm_timer(deadline, self.token.get());
+        }
+        base.set_active(&self.active, active);
+    }
+
+    fn free(self: &Rc<Self>, base: &EventBase) {
+        if self.freed.replace(true) {
+            return;
+        }
+        let handler = self.handler.borrow_mut().take();
+        let closing = self.closing.borrow_mut().take();
+        self.core.borrow_mut().clear_pending();
+        for buffer in [&self.input, &self.output] {
+            // A closure further up that holds the buffer keeps it; it goes with the last handle.
+            if let Ok(mut buffer) = buffer.try_borrow_mut() {
+                let _dropped = std::mem::take(&mut *buffer);
+            }
+        }
+        self.socket.cancel_all(base);
+        self.finish_if_drained(base);
+        // Last, with no borrow held: they are the user's.
+        drop((handler, closing));
+    }
+
+    /// Once nothing is in flight: closes the descriptor (I6) and leaves the base.
+    fn finish_if_drained(&self, base: &EventBase) {
+        let drained = self.socket.in_flight() == 0;
+        if drained {
+            let close = self.closes();
+            self.socket.release(base, close);
+            base.remove_source(self.token.get());
+        }
+        // Until then it keeps the loop from ending, so that the descriptor is closed for sure.
+        base.set_active(&self.active, !drained);
+    }
+
+    fn closes(&self) -> bool {
+        let core = self.core.borrow();
+        core.options.contains(Options::CLOSE_ON_FREE)
+    }
+}
+
+impl Source for Inner {
+    fn completed(self: Rc<Self>, base: &EventBase, completion: Completion) {
+        let role = self.socket.settle(&completion);
+        if self.freed.get() {
+            drop(completion);
+            if self.socket.in_flight() == 0 {
+                self.finish_if_drained(base);
+            }
+            return;
+        }
+        self.socket_completed(base, role, completion);
+        if self.freed.get() {
+            return;
+        }
+        self.run_callbacks(base);
+        self.sync(base);
+    }
+
+    fn start_io(self: Rc<Self>, base: &EventBase) {
+        self.dirty.set(false);
+        if self.freed.get() {
+            return;
+        }
+        self.start_socket_io(base);
+        self.run_callbacks(base);
+        self.sync(base);
+    }
+
+    fn deferred(self: Rc<Self>, base: &EventBase) {
+        self.queued.set(false);
+        if self.freed.get() {
+            return;
+        }
+        self.call(base);
+        self.sync(base);
+    }
+
+    fn timer_fired(self: Rc<Self>, base: &EventBase) {
+        let now = base.now();
+        if self.armed.get() <= now {
+            self.armed.set(u64::MAX);
+        }
+        if self.freed.get() || self.closing_timer_fired(base, now) {
+            return;
+        }
+        let output = self.output_len();
+        let late = self.core.borrow_mut().handle_time(output, now);
+        self.socket.abandon(base, late);
+        self.progress_closing(base);
+        self.run_callbacks(base);
+        self.sync(base);
+    }
+
+    fn slots_came_back(self: Rc<Self>, base: &EventBase, reserve: bool) -> bool {
+        let served = self.freed.get() || self.receive_again(base, reserve);
+        if served {
+            self.socket.fed();
+        }
+        served
+    }
+
+    fn base_ended(self: Rc<Self>) -> Option<i32> {
+        self.freed.set(true);
+        let handler = self.handler.borrow_mut().take();
+        let closing = self.closing.borrow_mut().take();
+        for buffer in [&self.input, &self.output] {
+            if let Ok(mut buffer) = buffer.try_borrow_mut() {
+                let _dropped = std::mem::take(&mut *buffer);
+            }
+        }
+        self.socket.forget_unseen();
+        drop((handler, closing));
+        self.socket.take_fd().filter(|_| self.closes())
+    }
+}

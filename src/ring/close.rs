@@ -2,8 +2,7 @@
 //! freed under the kernel's hands (I8).
 
 use super::caps::Cap;
-use super::op::{INTERNAL, Kind};
-use super::reap::close_unwanted;
+use super::op::INTERNAL;
 use super::{OpId, Ring, Wait};
 use crate::arena::Arena;
 use crate::sys::uring;
@@ -83,13 +82,8 @@ impl Ring {
                 return Ok(());
             }
             self.enter(Wait::Until(Some(left)))?;
-            while let Some(completion) = self.next() {
-                if let (true, Ok(fd)) =
-                    (Kind::yields_descriptor(completion.op.0), completion.result)
-                {
-                    close_unwanted(fd as i32);
-                }
-            }
+            // A connection that an accept brings is closed with its completion.
+            while self.next().is_some() {}
         }
         Ok(())
     }

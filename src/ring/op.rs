@@ -4,7 +4,7 @@ use super::Errno;
 use crate::arena::{Piece, Slot};
 use crate::sys::SockAddr;
 use std::fmt;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 
 /// Most pieces that one send or write gathers (the kernel's `UIO_MAXIOV`); what exceeds it is not sent,
 /// as with every short send.
@@ -112,8 +112,7 @@ pub enum Op {
         /// What to write.
         pieces: Pieces,
     },
-    /// Accepts connections: the result is a descriptor that now belongs to the caller, non-blocking and
-    /// closed on exec.
+    /// Accepts connections, non-blocking and closed on exec: [`Completion::accepted`].
     Accept {
         /// A listening socket.
         fd: RawFd,
@@ -200,6 +199,8 @@ pub struct Completion {
     pub sock_nonempty: bool,
     /// A zero-copy send whose bytes were copied after all.
     pub zc_copied: bool,
+    /// The connection that an accept brought; closed if nobody takes it.
+    pub accepted: Option<OwnedFd>,
 }
 
 /// What kind of operation an id names; the top byte of `user_data`.

@@ -5,7 +5,7 @@ use super::table::Held;
 use super::{Completion, Errno, OpId, Ring};
 use crate::arena::{Piece, Slot};
 use crate::sys::{net, uring};
-use std::os::fd::RawFd;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 /// Completions taken with one store to the queue's head.
 const BATCH: usize = 64;
@@ -143,6 +143,14 @@ impl Ring {
                 Held::Gather(gather) => self.recycle(gather),
             }
         }
+        let accepted = match result {
+            Ok(fd) if Kind::yields_descriptor(id) => {
+                // SAFETY: the kernel made this descriptor for this one completion, which is handed on once (I5's
+                // rule for slots, kept here for descriptors).
+                Some(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+            }
+            _ => None,
+        };
         let sock_nonempty = cqe.flags & uring::CQE_F_SOCK_NONEMPTY != 0;
         Some(Completion {
             op: OpId(id),
@@ -152,6 +160,7 @@ impl Ring {
             buffer,
             sock_nonempty,
             zc_copied,
+            accepted,
         })
     }
 

@@ -2,7 +2,6 @@
 
 use super::*;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{FromRawFd, OwnedFd};
 
 #[test]
 fn connections_are_accepted_one_after_another() {
@@ -23,9 +22,7 @@ fn connections_are_accepted_one_after_another() {
             let client = TcpStream::connect(addr).expect("a connection");
             let done = rig.wait();
             assert_eq!(done.more, mask.is_empty());
-            let accepted = done.result.expect("a descriptor") as RawFd;
-            // SAFETY: the kernel just gave us this descriptor, nobody else owns it.
-            let accepted = unsafe { OwnedFd::from_raw_fd(accepted) };
+            let accepted = done.accepted.expect("a connection");
             let peer = crate::sys::net::peer_addr(accepted.as_raw_fd()).expect("its peer");
             assert_eq!(peer.to_socket_addr(), client.local_addr().ok());
             // SAFETY: takes numbers only.

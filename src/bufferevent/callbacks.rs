@@ -1,0 +1,185 @@
+//! What the user's code is called with, and how it is called.
+
+use std::fmt;
+use std::rc::Rc;
+
+use super::core::Stage;
+use super::types::{Events, Options};
+use super::{BufferEvent, Inner};
+use crate::event_base::EventBase;
+
+/// The callbacks of a bufferevent as one object; each does nothing unless implemented.
+///
+/// A callback may do anything to any bufferevent, its own included: write, change callbacks,
+/// free it, stop the loop. None runs after [`BufferEvent::free`].
+pub trait Handler {
+    /// There is something to read (`readcb`): the input has at least the low mark.
+    fn read(&mut self, _bev: &BufferEvent) {}
+    /// The output was drained to its low mark (`writecb`).
+    fn write(&mut self, _bev: &BufferEvent) {}
+    /// Something happened: connected, end of stream, error, time-out (`eventcb`).
+    fn event(&mut self, _bev: &BufferEvent, _events: Events) {}
+}
+
+type DataFn = Box<dyn FnMut(&BufferEvent)>;
+type EventFn = Box<dyn FnMut(&BufferEvent, Events)>;
+
+/// The callbacks of a bufferevent as closures.
+///
+/// ```
+/// use evring::{BufferEvent, Callbacks, Events};
+///
+/// let callbacks = Callbacks::new()
+///     .on_read(|bev| drop(bev.transfer_to(bev))) // echo
+///     .on_event(|bev, events| {
+///         if events.intersects(Events::EOF | Events::ERROR) {
+///             bev.free();
+///         }
+///     });
+/// # drop(callbacks);
+/// ```
+#[derive(Default)]
+#[must_use = "callbacks do nothing until they are set on a bufferevent"]
+pub struct Callbacks {
+    read: Option<DataFn>,
+    write: Option<DataFn>,
+    event: Option<EventFn>,
+}
+
+impl Callbacks {
+    /// No callbacks yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Called when there is something to read.
+    pub fn on_read(mut self, f: impl FnMut(&BufferEvent) + 'static) -> Self {
+        self.read = Some(Box::new(f));
+        self
+    }
+
+    /// Called when the output was drained to its low mark.
+    pub fn on_write(mut self, f: impl FnMut(&BufferEvent) + 'static) -> Self {
+        self.write = Some(Box::new(f));
+        self
+    }
+
+    /// Called when something happened.
+    pub fn on_event(mut self, f: impl FnMut(&BufferEvent, Events) + 'static) -> Self {
+        self.event = Some(Box::new(f));
+        self
+    }
+}
+
+impl Handler for Callbacks {
+    fn read(&mut self, bev: &BufferEvent) {
+        if let Some(f) = &mut self.read {
+            f(bev);
+        }
+    }
+
+    fn write(&mut self, bev: &BufferEvent) {
+        if let Some(f) = &mut self.write {
+            f(bev);
+        }
+    }
+
+    fn event(&mut self, bev: &BufferEvent, events: Events) {
+        if let Some(f) = &mut self.event {
+            f(bev, events);
+        }
+    }
+}
+
+impl fmt::Debug for Callbacks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Callbacks")
+            .field("read", &self.read.is_some())
+            .field("write", &self.write.is_some())
+            .field("event", &self.event.is_some())
+            .finish()
+    }
+}
+
+impl Inner {
+    /// Runs the callbacks that are due, here if that is allowed, from the FIFO if not.
+    pub(super) fn run_callbacks(self: &Rc<Self>, base: &EventBase) {
+        let core = self.core.borrow();
+        if !core.has_pending() {
+            return;
+        }
+        let deferred = core.options.contains(Options::DEFER_CALLBACKS);
+        drop(core);
+        if deferred || self.calling.get() || !base.calls_inline() {
+            self.defer_callbacks(base);
+        } else {
+            self.call(base);
+        }
+    }
+
+    /// Has the callbacks that are due run from the FIFO.
+    pub(super) fn defer_callbacks(self: &Rc<Self>, base: &EventBase) {
+        if !self.queued.replace(true) {
+            base.enqueue(self.clone());
+        }
+    }
+
+    /// One run: every stage that is due, in order. What becomes due meanwhile for an earlier stage waits for the FIFO.
+    pub(super) fn call(self: &Rc<Self>, base: &EventBase) {
+        let bev = BufferEvent(self.clone());
+        self.calling.set(true);
+        for stage in Stage::ORDER {
+            if self.freed.get() {
+                break;
+            }
+            let due = self.core.borrow_mut().take(stage);
+            let Some(events) = due else { continue };
+            self.call_stage(&bev, base, stage, events);
+        }
+        self.calling.set(false);
+        if !self.freed.get() && self.core.borrow().has_pending() {
+            self.defer_callbacks(base);
+        }
+    }
+
+    fn call_stage(&self, bev: &BufferEvent, base: &EventBase, stage: Stage, events: Events) {
+        let taken = self.handler.borrow_mut().take();
+        let Some(mut handler) = taken else { return };
+        self.handler_changed.set(false);
+        match stage {
+            Stage::Read => {
+                let before = self.input_len();
+                handler.read(bev);
+                self.after_read_callback(base, before);
+            }
+            Stage::Write => handler.write(bev),
+            Stage::Connected | Stage::Events => handler.event(bev, events),
+        }
+        // Kept only if it was not replaced, cleared or freed meanwhile. Otherwise it is dropped
+        // here, with no borrow held: it may own the last handle to something.
+        if !self.handler_changed.get() && !self.freed.get() {
+            *self.handler.borrow_mut() = Some(handler);
+        }
+    }
+
+    /// The read callback returned: a small rest is copied out of its slot, and a full buffer is
+    /// shown again if the callback made some way.
+    fn after_read_callback(&self, base: &EventBase, before: usize) {
+        if self.freed.get() {
+            return;
+        }
+        let left = self.input_len();
+        if left == 0 {
+            return;
+        }
+        if left <= base.slot_size() / super::COPY_OUT_FRACTION
+            && let Ok(mut input) = self.input.try_borrow_mut()
+        {
+            input.compact_small(left);
+        }
+        let mut core = self.core.borrow_mut();
+        if core.is_full() && left < before {
+            core.trigger(true, false, Events::empty());
+        }
+    }
+}

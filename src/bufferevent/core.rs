@@ -1,0 +1,371 @@
+//! The state machine of a bufferevent: no I/O, no clock, no buffers of its own.
+//!
+//! What happened comes in through `handle_*`, what the user wants through commands, each with
+//! the buffer's length and the time where they matter. What is to be done is asked for:
+//! `wants_*` says whether an operation should be in flight, `deadline` when to look at the
+//! time again, `take` which callbacks are due. Every flavour drives the same machine.
+
+use super::types::{Events, Options};
+use crate::event_base::Interest;
+use crate::sys::Errno;
+
+/// What stands behind the bufferevent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Link {
+    /// Nothing yet: no descriptor.
+    Absent,
+    /// A connect is under way.
+    Connecting,
+    /// Bytes can move.
+    Up,
+    /// A connect failed or was abandoned.
+    Failed,
+}
+
+/// Whether the sending direction was, or is to be, ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fin {
+    Open,
+    /// To be sent once the output is empty.
+    Wanted,
+    Sent,
+}
+
+/// Callbacks that are due.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pending {
+    read: bool,
+    write: bool,
+    events: Events,
+}
+
+/// One direction.
+#[derive(Clone, Copy, Debug, Default)]
+struct Half {
+    low: usize,
+    /// Zero: no high mark.
+    high: usize,
+    /// Nanoseconds; zero: none.
+    timeout: u64,
+    /// The last time that the timer was restarted.
+    since: u64,
+}
+
+/// The stages of a run of callbacks, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    Connected,
+    Read,
+    Write,
+    Events,
+}
+
+impl Stage {
+    pub(super) const ORDER: [Stage; 4] =
+        [Stage::Connected, Stage::Read, Stage::Write, Stage::Events];
+}
+
+/// The machine. Lengths are in bytes, times in nanoseconds of the driver's clock.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Core {
+    rd: Half,
+    wr: Half,
+    errno: Option<Errno>,
+    pending: Pending,
+    pub(super) options: Options,
+    enabled: Interest,
+    link: Link,
+    fin: Fin,
+    /// The input reached its high mark and has not been drained below it.
+    full: bool,
+    /// WRITE was enabled by a call and the write callback for it is still owed.
+    write_owed: bool,
+}
+
+impl Core {
+    pub(super) fn new(options: Options, link: Link) -> Self {
+        Core {
+            rd: Half::default(),
+            wr: Half::default(),
+            errno: None,
+            pending: Pending::default(),
+            options,
+            enabled: Interest::WRITE,
+            link,
+            fin: Fin::Open,
+            full: false,
+            write_owed: false,
+        }
+    }
+
+    // What to do.
+
+    /// Whether a receive should be under way, and what it brings be shown.
+    pub(super) fn wants_read(&self) -> bool {
+        self.enabled.contains(Interest::READ) && !self.full && self.link == Link::Up
+    }
+
+    /// Whether a send should be under way.
+    pub(super) fn wants_write(&self, output: usize) -> bool {
+        output != 0 && self.enabled.contains(Interest::WRITE) && self.link == Link::Up
+    }
+
+    /// How much the input may still take: its high mark less its length.
+    pub(super) fn room(&self, input: usize) -> usize {
+        match self.rd.high {
+            0 => usize::MAX,
+            high => high.saturating_sub(input),
+        }
+    }
+
+    /// Whether the sending direction is to be ended now.
+    pub(super) fn fin_due(&self, output: usize) -> bool {
+        self.fin == Fin::Wanted && output == 0 && self.link == Link::Up
+    }
+
+    /// Whether a write callback is owed for an explicit enable, and can be paid.
+    pub(super) fn write_due(&self, output: usize) -> bool {
+        self.write_owed && output == 0 && self.link == Link::Up
+    }
+
+    /// When the earliest time-out is, if one runs.
+    pub(super) fn deadline(&self, output: usize) -> Option<u64> {
+        let read = self.reads_timed().then(|| due(&self.rd));
+        let write = self.writes_timed(output).then(|| due(&self.wr));
+        read.into_iter().chain(write).min()
+    }
+
+    /// Takes one stage of the callbacks that are due.
+    pub(super) fn take(&mut self, stage: Stage) -> Option<Events> {
+        let pending = &mut self.pending;
+        match stage {
+            Stage::Connected => {
+                let connected = pending.events & Events::CONNECTED;
+                pending.events.remove(connected);
+                (!connected.is_empty()).then_some(connected)
+            }
+            Stage::Read => std::mem::take(&mut pending.read).then_some(Events::empty()),
+            Stage::Write => std::mem::take(&mut pending.write).then_some(Events::empty()),
+            Stage::Events => {
+                let events = std::mem::take(&mut pending.events);
+                (!events.is_empty()).then_some(events)
+            }
+        }
+    }
+
+    pub(super) fn has_pending(&self) -> bool {
+        self.pending.read || self.pending.write || !self.pending.events.is_empty()
+    }
+
+    pub(super) fn clear_pending(&mut self) {
+        self.pending = Pending::default();
+    }
+
+    // What happened.
+
+    /// Bytes were appended to the input, which is now `input` long.
+    pub(super) fn handle_received(&mut self, input: usize, now: u64) {
+        self.rd.since = now;
+        self.pending.read |= input >= self.rd.low;
+        self.full = self.room(input) == 0;
+    }
+
+    /// The peer ended its direction, and all before it was shown.
+    pub(super) fn handle_eof(&mut self) {
+        self.enabled.remove(Interest::READ);
+        self.pending.events |= Events::READING | Events::EOF;
+    }
+
+    pub(super) fn handle_read_error(&mut self, errno: Errno) {
+        self.enabled.remove(Interest::READ);
+        self.fail(Events::READING | Events::ERROR, errno);
+    }
+
+    /// Bytes left the output, which is now `output` long.
+    pub(super) fn handle_sent(&mut self, output: usize, now: u64) {
+        self.wr.since = now;
+        self.write_owed = false;
+        self.pending.write |= output <= self.wr.low;
+    }
+
+    pub(super) fn handle_write_error(&mut self, errno: Errno) {
+        self.enabled.remove(Interest::WRITE);
+        self.fail(Events::WRITING | Events::ERROR, errno);
+    }
+
+    pub(super) fn handle_connected(&mut self, now: u64) {
+        self.link = Link::Up;
+        self.rd.since = now;
+        self.wr.since = now;
+        self.pending.events |= Events::CONNECTED;
+    }
+
+    pub(super) fn handle_connect_error(&mut self, errno: Errno) {
+        self.link = Link::Failed;
+        self.fail(Events::ERROR, errno);
+    }
+
+    /// The owed write callback of an explicit enable.
+    pub(super) fn handle_writable(&mut self) {
+        self.write_owed = false;
+        self.pending.write = true;
+    }
+
+    /// Time has passed: which directions timed out.
+    pub(super) fn handle_time(&mut self, output: usize, now: u64) -> Interest {
+        let mut late = Interest::empty();
+        late.set(Interest::READ, self.reads_timed() && due(&self.rd) <= now);
+        late.set(
+            Interest::WRITE,
+            self.writes_timed(output) && due(&self.wr) <= now,
+        );
+        if late.contains(Interest::READ) {
+            self.enabled.remove(Interest::READ);
+            self.pending.events |= Events::READING | Events::TIMEOUT;
+        }
+        if late.contains(Interest::WRITE) {
+            self.enabled.remove(Interest::WRITE);
+            self.write_owed = false;
+            self.pending.events |= Events::WRITING | Events::TIMEOUT;
+            if self.link == Link::Connecting {
+                self.link = Link::Failed;
+            }
+        }
+        late
+    }
+
+    /// The input's length changed by the user's hand. Says whether reading may go on that
+    /// could not before.
+    pub(super) fn handle_input_changed(&mut self, input: usize, now: u64) -> bool {
+        let was_full = self.full;
+        self.full = self.room(input) == 0;
+        if was_full && !self.full {
+            self.rd.since = now;
+        }
+        was_full && !self.full
+    }
+
+    /// The output became longer than nothing.
+    pub(super) fn handle_output_begun(&mut self, now: u64) {
+        self.wr.since = now;
+    }
+
+    // What the user wants.
+
+    pub(super) fn enable(&mut self, interest: Interest, now: u64) {
+        self.enabled |= interest;
+        if interest.contains(Interest::READ) {
+            self.rd.since = now;
+        }
+        if interest.contains(Interest::WRITE) {
+            self.wr.since = now;
+            self.write_owed = true;
+        }
+    }
+
+    pub(super) fn disable(&mut self, interest: Interest) {
+        self.enabled.remove(interest);
+        if interest.contains(Interest::WRITE) {
+            self.write_owed = false;
+        }
+    }
+
+    pub(super) fn enabled(&self) -> Interest {
+        self.enabled
+    }
+
+    pub(super) fn set_timeouts(&mut self, read: u64, write: u64, now: u64) {
+        self.rd.timeout = read;
+        self.wr.timeout = write;
+        self.rd.since = now;
+        self.wr.since = now;
+    }
+
+    pub(super) fn timeouts(&self) -> (u64, u64) {
+        (self.rd.timeout, self.wr.timeout)
+    }
+
+    /// Sets the marks; answers as [`handle_input_changed`](Self::handle_input_changed).
+    pub(super) fn set_marks(
+        &mut self,
+        interest: Interest,
+        low: usize,
+        high: usize,
+        input: usize,
+        now: u64,
+    ) -> bool {
+        if interest.contains(Interest::WRITE) {
+            self.wr.low = low;
+            self.wr.high = high;
+        }
+        if interest.contains(Interest::READ) {
+            self.rd.low = low;
+            self.rd.high = high;
+            return self.handle_input_changed(input, now);
+        }
+        false
+    }
+
+    pub(super) fn marks(&self, interest: Interest) -> (usize, usize) {
+        let half = if interest.contains(Interest::READ) {
+            &self.rd
+        } else {
+            &self.wr
+        };
+        (half.low, half.high)
+    }
+
+    pub(super) fn set_link(&mut self, link: Link, now: u64) {
+        self.link = link;
+        self.rd.since = now;
+        self.wr.since = now;
+        self.fin = Fin::Open;
+    }
+
+    pub(super) fn link(&self) -> Link {
+        self.link
+    }
+
+    pub(super) fn set_fin(&mut self, fin: Fin) {
+        self.fin = fin;
+    }
+
+    pub(super) fn fin(&self) -> Fin {
+        self.fin
+    }
+
+    pub(super) fn errno(&self) -> Option<Errno> {
+        self.errno
+    }
+
+    /// Makes callbacks due as if something had happened.
+    pub(super) fn trigger(&mut self, read: bool, write: bool, events: Events) {
+        self.pending.read |= read;
+        self.pending.write |= write;
+        self.pending.events |= events;
+    }
+
+    /// Whether the input is at its high mark (the read callback may be called again).
+    pub(super) fn is_full(&self) -> bool {
+        self.full
+    }
+
+    fn reads_timed(&self) -> bool {
+        self.rd.timeout != 0 && self.enabled.contains(Interest::READ) && !self.full
+    }
+
+    fn writes_timed(&self, output: usize) -> bool {
+        self.wr.timeout != 0
+            && (self.link == Link::Connecting
+                || (self.enabled.contains(Interest::WRITE) && (output != 0 || self.write_owed)))
+    }
+
+    fn fail(&mut self, events: Events, errno: Errno) {
+        self.pending.events |= events;
+        self.errno = Some(errno);
+    }
+}
+
+fn due(half: &Half) -> u64 {
+    half.since.saturating_add(half.timeout)
+}

@@ -1,0 +1,637 @@
+//! The socket flavour: which operations are in flight on a descriptor, and what their
+//! completions mean to the state machine.
+
+use std::cell::{Cell, RefCell};
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::Inner;
+use super::core::{Fin, Link};
+use crate::addr::Addr;
+use crate::arena::Piece;
+use crate::driver::{Completion, Op, OpId, Pieces};
+use crate::error::Error;
+use crate::evbuffer::EvBuffer;
+use crate::event_base::{EventBase, Interest};
+use crate::sys::{self, Errno};
+
+/// The most pieces that one send gathers. Linux takes 1,024; past 64 the gain is gone.
+const SEND_PIECES: usize = 64;
+
+/// The most bytes that one send takes, so that one connection's backlog does not pin the arena in
+/// one operation.
+const SEND_BYTES: usize = 1 << 20;
+
+/// The same while a write time-out is set: a send that waits for all hides its progress, and the
+/// timer must see some.
+const TIMED_SEND_BYTES: usize = 256 << 10;
+
+/// Between keep-alive probes that are not answered, and how many: Linux' own count, but a minute and a half
+/// instead of eleven.
+const KEEPALIVE_INTERVAL_S: u32 = 10;
+const KEEPALIVE_PROBES: u32 = 9;
+
+/// What an operation is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Receive,
+    Send,
+    Connect,
+    /// It belongs to a descriptor that was let go of.
+    Stray,
+}
+
+/// What the descriptor is, as far as it matters how to receive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A TCP socket: multishot receives.
+    Inet,
+    /// A Unix socket: single receives. Since it knows how much is queued (6.17) Linux does not look for the end
+    /// of the stream behind the last byte, and a multishot receive that takes the byte misses an end that had come before.
+    Unix,
+    /// A pipe or a terminal: it takes reads and writes instead of receives and sends.
+    Plain,
+}
+
+impl Kind {
+    fn of(fd: i32) -> Self {
+        sys::net::family(fd).map_or(Kind::Plain, Self::of_family)
+    }
+
+    fn of_family(family: i32) -> Self {
+        match family {
+            libc::AF_UNIX => Kind::Unix,
+            _ => Kind::Inet,
+        }
+    }
+}
+
+/// How the receiving direction ended.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Eof,
+    Error(Errno),
+}
+
+/// What a receive brought while the input could not take it: past the high mark, or paused.
+#[derive(Debug, Default)]
+struct Unseen {
+    bytes: EvBuffer,
+    end: Option<End>,
+}
+
+/// The descriptor and its operations.
+#[derive(Debug)]
+pub(super) struct Socket {
+    /// −1: none.
+    fd: Cell<i32>,
+    receive: Cell<Option<OpId>>,
+    send: Cell<Option<OpId>>,
+    connect: Cell<Option<OpId>>,
+    /// All operations that have not had their last completion.
+    in_flight: Cell<u32>,
+    /// Those among them that belong to `retired` descriptors.
+    strays: Cell<u32>,
+    /// Descriptors to be closed once there are no strays (I6).
+    retired: RefCell<Vec<i32>>,
+    unseen: RefCell<Option<Box<Unseen>>>,
+    /// The cancellation of the receive was asked for.
+    stopping: Cell<bool>,
+    /// In the base's line for receive slots.
+    starved: Cell<bool>,
+    kind: Cell<Kind>,
+    /// `connect` made the socket.
+    made_here: Cell<bool>,
+    /// The end of the stream was received.
+    at_end: Cell<bool>,
+}
+
+impl Socket {
+    pub(super) fn new(fd: Option<OwnedFd>) -> Self {
+        let kind = fd
+            .as_ref()
+            .map_or(Kind::Inet, |fd| Kind::of(fd.as_raw_fd()));
+        Socket {
+            fd: Cell::new(fd.map_or(-1, IntoRawFd::into_raw_fd)),
+            receive: Cell::new(None),
+            send: Cell::new(None),
+            connect: Cell::new(None),
+            in_flight: Cell::new(0),
+            strays: Cell::new(0),
+            retired: RefCell::default(),
+            unseen: RefCell::default(),
+            stopping: Cell::new(false),
+            starved: Cell::new(false),
+            kind: Cell::new(kind),
+            made_here: Cell::new(false),
+            at_end: Cell::new(false),
+        }
+    }
+
+    pub(super) fn fd(&self) -> Option<i32> {
+        Some(self.fd.get()).filter(|&fd| fd >= 0)
+    }
+
+    pub(super) fn take_fd(&self) -> Option<i32> {
+        Some(self.fd.replace(-1)).filter(|&fd| fd >= 0)
+    }
+
+    pub(super) fn in_flight(&self) -> u32 {
+        self.in_flight.get()
+    }
+
+    pub(super) fn sending(&self) -> bool {
+        self.send.get().is_some()
+    }
+
+    pub(super) fn at_end(&self) -> bool {
+        self.at_end.get()
+    }
+
+    pub(super) fn set_nodelay(&self, on: bool) -> Result<(), Error> {
+        let fd = self.required_fd("set_nodelay")?;
+        sys::net::set_nodelay(fd, on).map_err(|source| Error::io("TCP_NODELAY", source))
+    }
+
+    pub(super) fn set_keepalive(&self, idle: Option<Duration>) -> Result<(), Error> {
+        let fd = self.required_fd("set_keepalive")?;
+        let keepalive = idle.map(|idle| sys::net::KeepAlive {
+            idle_s: u32::try_from(idle.as_secs()).unwrap_or(u32::MAX).max(1),
+            interval_s: KEEPALIVE_INTERVAL_S,
+            probes: KEEPALIVE_PROBES,
+        });
+        sys::net::set_keepalive(fd, keepalive).map_err(|source| Error::io("SO_KEEPALIVE", source))
+    }
+
+    fn required_fd(&self, what: &'static str) -> Result<i32, Error> {
+        self.fd().ok_or(Error::Invalid {
+            what,
+            why: "there is no descriptor yet; connect first",
+        })
+    }
+
+    /// Books a completion: what it was for, and whether its operation is done.
+    pub(super) fn settle(&self, completion: &Completion) -> Role {
+        let op = Some(completion.op);
+        let (role, cell) = if op == self.receive.get() {
+            (Role::Receive, Some(&self.receive))
+        } else if op == self.send.get() {
+            (Role::Send, Some(&self.send))
+        } else if op == self.connect.get() {
+            (Role::Connect, Some(&self.connect))
+        } else {
+            (Role::Stray, None)
+        };
+        if !completion.more {
+            debug_assert!(self.in_flight.get() > 0, "an operation ends once (I2)");
+            self.in_flight.set(self.in_flight.get().saturating_sub(1));
+            match cell {
+                Some(cell) => cell.set(None),
+                None => self.strays.set(self.strays.get().saturating_sub(1)),
+            }
+            if role == Role::Receive {
+                self.stopping.set(false);
+            }
+        }
+        role
+    }
+
+    /// Cancels whatever is in flight; what it still brings is dropped.
+    pub(super) fn cancel_all(&self, base: &EventBase) {
+        for cell in [&self.receive, &self.send, &self.connect] {
+            if let Some(op) = cell.take() {
+                self.strays.set(self.strays.get() + 1);
+                base.cancel(op);
+            }
+        }
+        self.forget_unseen();
+    }
+
+    /// Lets go of the descriptors: nothing is in flight.
+    pub(super) fn release(&self, base: &EventBase, close: bool) {
+        self.close_retired(base);
+        if let Some(fd) = self.take_fd()
+            && close
+        {
+            base.with_driver(|driver| driver.close(fd));
+        }
+    }
+
+    pub(super) fn forget_unseen(&self) {
+        let unseen = self.unseen.take();
+        drop(unseen);
+    }
+
+    /// It left the line for slots.
+    pub(super) fn fed(&self) {
+        self.starved.set(false);
+    }
+
+    /// What a time-out stops: a send that makes no way, a connect.
+    pub(super) fn abandon(&self, base: &EventBase, late: Interest) {
+        if !late.contains(Interest::WRITE) {
+            return;
+        }
+        if let Some(op) = self.connect.take() {
+            self.strays.set(self.strays.get() + 1);
+            base.cancel(op);
+        }
+        if let Some(op) = self.send.get() {
+            base.cancel(op);
+        }
+    }
+
+    /// Closes the descriptors that wait for their operations, if none is left.
+    fn close_retired(&self, base: &EventBase) {
+        if self.strays.get() == 0 {
+            for fd in self.retired.take() {
+                base.with_driver(|driver| driver.close(fd));
+            }
+        }
+    }
+
+    fn push(&self, base: &EventBase, token: u32, op: Op) -> OpId {
+        self.in_flight.set(self.in_flight.get() + 1);
+        base.push(token, op)
+    }
+}
+
+impl Inner {
+    pub(super) fn connect(self: &Rc<Self>, base: &EventBase, addr: &Addr) -> Result<(), Error> {
+        let socket = &self.socket;
+        let link = self.core.borrow().link();
+        match (link, socket.fd()) {
+            (Link::Connecting, _) | (Link::Up, Some(_)) if socket.connect.get().is_some() => {
+                return Err(Error::Invalid {
+                    what: "connect",
+                    why: "a connect is under way; wait for its event or free the bufferevent",
+                });
+            }
+            (Link::Failed, Some(fd)) if socket.made_here.get() => {
+                // A socket whose connect failed can not be used again.
+                socket.retired.borrow_mut().push(fd);
+                socket.fd.set(-1);
+                socket.close_retired(base);
+            }
+            _ => {}
+        }
+        let target = sys::SockAddr::try_from(addr)
+            .map_err(|source| Error::io(format!("address {addr}"), source))?;
+        if socket.fd().is_none() {
+            let fd = base
+                .with_driver(|driver| driver.socket(target.family()))
+                .map_err(|source| Error::io(format!("socket for {addr}"), source))?;
+            socket.fd.set(fd);
+            socket.made_here.set(true);
+            socket.kind.set(Kind::of_family(target.family()));
+        }
+        let fd = socket.fd.get();
+        self.core
+            .borrow_mut()
+            .set_link(Link::Connecting, base.now());
+        let op = socket.push(base, self.token.get(), Op::Connect { fd, addr: target });
+        socket.connect.set(Some(op));
+        self.sync(base);
+        Ok(())
+    }
+
+    pub(super) fn connect_in_progress(self: &Rc<Self>, base: &EventBase) -> Result<(), Error> {
+        let fd = self.socket.required_fd("connect_in_progress")?;
+        self.core
+            .borrow_mut()
+            .set_link(Link::Connecting, base.now());
+        let op = self.socket.push(
+            base,
+            self.token.get(),
+            Op::Poll {
+                fd,
+                events: libc::POLLOUT as u32,
+                multishot: false,
+            },
+        );
+        self.socket.connect.set(Some(op));
+        self.sync(base);
+        Ok(())
+    }
+
+    pub(super) fn socket_completed(
+        self: &Rc<Self>,
+        base: &EventBase,
+        role: Role,
+        completion: Completion,
+    ) {
+        match role {
+            Role::Receive => self.received(base, completion),
+            Role::Send => self.sent(base, completion.result),
+            Role::Connect => self.connected(base, completion.result),
+            Role::Stray => self.socket.close_retired(base),
+        }
+    }
+
+    /// Begins what is due: shows what waited unseen, sends, ends the direction, receives.
+    pub(super) fn start_socket_io(self: &Rc<Self>, base: &EventBase) {
+        self.deliver(base);
+        let output = self.output_len();
+        let mut core = self.core.borrow_mut();
+        if core.write_due(output) {
+            core.handle_writable();
+        }
+        drop(core);
+        self.begin_send(base);
+        self.end_direction(base);
+        self.arm_receive(base);
+        self.progress_closing(base);
+    }
+
+    /// The base has slots again, or offers the reserved one: receive. False when there is no reserved one to
+    /// be had.
+    pub(super) fn receive_again(self: &Rc<Self>, base: &EventBase, reserve: bool) -> bool {
+        let socket = &self.socket;
+        if socket.receive.get().is_some() || !self.wants_receive() {
+            // It was paused meanwhile: whoever resumes it arms the receive.
+            return true;
+        }
+        if !reserve {
+            socket.starved.set(false);
+            self.arm_receive(base);
+            return true;
+        }
+        let Some(slot) = base.with_driver(|driver| driver.arena().take_reserve()) else {
+            return false;
+        };
+        let op = Op::RecvSlot {
+            fd: socket.fd.get(),
+            slot,
+            max_len: 0,
+            poll_first: false,
+        };
+        let op = socket.push(base, self.token.get(), op);
+        socket.receive.set(Some(op));
+        true
+    }
+
+    fn received(self: &Rc<Self>, base: &EventBase, completion: Completion) {
+        let socket = &self.socket;
+        if !completion.more {
+            self.mark_dirty(base);
+        }
+        match (completion.result, completion.buffer) {
+            (Ok(n), Some(piece)) if n != 0 => self.take_in(base, piece),
+            (Ok(_), _) => self.ended(base, End::Eof),
+            (Err(errno), _) => match errno.raw() {
+                libc::ENOBUFS => {
+                    if !socket.starved.replace(true) {
+                        base.wait_for_slots(self.clone());
+                    }
+                }
+                libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
+                _ => self.ended(base, End::Error(errno)),
+            },
+        }
+    }
+
+    /// Bytes came in: to the input if it may take them, to wait unseen if not.
+    fn take_in(self: &Rc<Self>, base: &EventBase, piece: Piece) {
+        let n = piece.len();
+        base.tally().received(n);
+        if self.closing.borrow().is_some() {
+            return;
+        }
+        let mut core = self.core.borrow_mut();
+        if core.wants_read()
+            && self.socket.unseen.borrow().is_none()
+            && let Ok(mut input) = self.input.try_borrow_mut()
+            && n <= core.room(input.len())
+        {
+            append_received(&mut input, piece, base);
+            core.handle_received(input.len(), base.now());
+            return;
+        }
+        drop(core);
+        self.unseen(|unseen| unseen.bytes.push_piece(piece));
+        self.deliver(base);
+        self.stop_receive(base);
+    }
+
+    fn ended(self: &Rc<Self>, base: &EventBase, end: End) {
+        self.socket.at_end.set(true);
+        if self.closing.borrow().is_some() {
+            return;
+        }
+        self.unseen(|unseen| unseen.end = Some(end));
+        self.deliver(base);
+    }
+
+    fn unseen(&self, f: impl FnOnce(&mut Unseen)) {
+        f(self.socket.unseen.borrow_mut().get_or_insert_default());
+    }
+
+    /// Shows what waited unseen: bytes as far as the high mark allows, or else the end. The end
+    /// never in one go with bytes: their callback may pause reading.
+    fn deliver(self: &Rc<Self>, base: &EventBase) {
+        let mut slot = self.socket.unseen.borrow_mut();
+        let Some(unseen) = slot.as_deref_mut() else {
+            return;
+        };
+        let mut core = self.core.borrow_mut();
+        if !core.wants_read() {
+            return;
+        }
+        let Ok(mut input) = self.input.try_borrow_mut() else {
+            return;
+        };
+        if !unseen.bytes.is_empty() {
+            let n = core.room(input.len()).min(unseen.bytes.len());
+            input.unfreeze_end();
+            // Neither side is frozen here and both lengths were just read: it moves n bytes.
+            let moved = unseen.bytes.remove_buffer(&mut input, n);
+            input.freeze_end();
+            debug_assert!(matches!(moved, Ok(m) if m == n), "{moved:?} of {n}");
+            core.handle_received(input.len(), base.now());
+        } else if let Some(end) = unseen.end.take() {
+            match end {
+                End::Eof => core.handle_eof(),
+                End::Error(errno) => core.handle_read_error(errno),
+            }
+        }
+        if unseen.bytes.is_empty() && unseen.end.is_none() {
+            *slot = None;
+        } else if core.wants_read() {
+            drop((core, input, slot));
+            self.mark_dirty(base);
+        }
+    }
+
+    fn wants_receive(&self) -> bool {
+        let lingering = self.closing.borrow().as_ref().is_some_and(|c| c.lingers());
+        lingering && !self.socket.at_end.get()
+            || self.core.borrow().wants_read() && self.socket.unseen.borrow().is_none()
+    }
+
+    fn arm_receive(self: &Rc<Self>, base: &EventBase) {
+        let socket = &self.socket;
+        let Some(fd) = socket.fd() else { return };
+        if socket.receive.get().is_some() || socket.starved.get() || !self.wants_receive() {
+            return;
+        }
+        let op = if socket.kind.get() == Kind::Plain {
+            let Some(slot) = base.with_driver(|driver| driver.arena().take()) else {
+                socket.starved.set(true);
+                base.wait_for_slots(self.clone());
+                return;
+            };
+            Op::Read {
+                fd,
+                slot,
+                max_len: 0,
+            }
+        } else {
+            Op::Recv {
+                fd,
+                multishot: socket.kind.get() == Kind::Inet,
+                max_len: 0,
+                poll_first: true,
+                arm_limit: 0,
+            }
+        };
+        base.tally().receive_armed();
+        let op = socket.push(base, self.token.get(), op);
+        socket.receive.set(Some(op));
+        socket.stopping.set(false);
+    }
+
+    /// Something waits unseen: let the receive bring no more of it than it has to (I10).
+    fn stop_receive(&self, base: &EventBase) {
+        let socket = &self.socket;
+        if socket.unseen.borrow().is_none() {
+            return;
+        }
+        if let Some(op) = socket.receive.get()
+            && !socket.stopping.replace(true)
+        {
+            base.cancel(op);
+        }
+    }
+
+    /// Hands the front of the output to the kernel; one send at a time (I4).
+    fn begin_send(self: &Rc<Self>, base: &EventBase) {
+        let socket = &self.socket;
+        let Some(fd) = socket.fd() else { return };
+        if socket.send.get().is_some() {
+            return;
+        }
+        let Ok(output) = self.output.try_borrow() else {
+            return;
+        };
+        let core = self.core.borrow();
+        if !core.wants_write(output.len()) {
+            return;
+        }
+        let timed = core.timeouts().1 != 0 || self.closing.borrow().is_some();
+        let most = if timed { TIMED_SEND_BYTES } else { SEND_BYTES };
+        let pieces = base.with_driver(|driver| {
+            let mut pieces = driver.take_pieces();
+            output.gather(most, SEND_PIECES, &mut pieces);
+            match (pieces.pop(), pieces.is_empty()) {
+                (Some(only), true) => {
+                    driver.give_pieces(pieces);
+                    Pieces::from(only)
+                }
+                (last, _) => {
+                    pieces.extend(last);
+                    Pieces::from(pieces)
+                }
+            }
+        });
+        drop(core);
+        drop(output);
+        let op = if socket.kind.get() == Kind::Plain {
+            Op::Write { fd, pieces }
+        } else {
+            Op::Send {
+                fd,
+                pieces,
+                wait_all: true,
+            }
+        };
+        base.tally().send_begun();
+        let op = socket.push(base, self.token.get(), op);
+        socket.send.set(Some(op));
+    }
+
+    fn sent(self: &Rc<Self>, base: &EventBase, result: Result<u32, Errno>) {
+        match result {
+            Ok(n) => {
+                base.tally().sent(n as usize);
+                let mut output = self.output.borrow_mut();
+                output.drain_front(n as usize);
+                self.core.borrow_mut().handle_sent(output.len(), base.now());
+            }
+            Err(errno) => match errno.raw() {
+                libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
+                _ => self.core.borrow_mut().handle_write_error(errno),
+            },
+        }
+        self.mark_dirty_after_send(base, result.is_err());
+    }
+
+    /// More to send, a direction to end or a flush to conclude: at the end of the turn.
+    fn mark_dirty_after_send(self: &Rc<Self>, base: &EventBase, failed: bool) {
+        let more = failed
+            || self.output_len() != 0
+            || self.core.borrow().fin() == Fin::Wanted
+            || self.closing.borrow().is_some();
+        if more {
+            self.mark_dirty(base);
+        }
+    }
+
+    /// The output is out: sends the end of the stream if that was asked for.
+    fn end_direction(self: &Rc<Self>, base: &EventBase) {
+        let due = self.core.borrow().fin_due(self.output_len());
+        let Some(fd) = self.socket.fd() else { return };
+        if !due || self.socket.send.get().is_some() {
+            return;
+        }
+        self.core.borrow_mut().set_fin(Fin::Sent);
+        let ended = base.with_driver(|driver| driver.shutdown_write(fd));
+        if let Err(error) = ended {
+            // ENOTCONN: the peer is gone, which the receive reports with its own error.
+            log::debug!("shutdown of descriptor {fd}: {error}");
+        }
+    }
+
+    fn connected(self: &Rc<Self>, base: &EventBase, result: Result<u32, Errno>) {
+        let fd = self.socket.fd.get();
+        let error = match result {
+            Err(errno) => Some(errno),
+            // A connect that was begun elsewhere: the socket knows how it went.
+            Ok(_) => base
+                .with_driver(|driver| driver.take_error(fd))
+                .unwrap_or_else(|error| error.raw_os_error().map(Errno::from_raw)),
+        };
+        let mut core = self.core.borrow_mut();
+        match error {
+            None => core.handle_connected(base.now()),
+            Some(errno) => core.handle_connect_error(errno),
+        }
+        drop(core);
+        self.mark_dirty(base);
+    }
+}
+
+/// Appends received bytes by reference; a small piece behind others is copied, so that many of
+/// them share one block instead of pinning a slot each.
+fn append_received(input: &mut EvBuffer, piece: Piece, base: &EventBase) {
+    let small = piece.len() <= base.slot_size() / super::COPY_OUT_FRACTION;
+    if small && !input.is_empty() && piece.is_slot() {
+        input.unfreeze_end();
+        let added = input.add(&piece);
+        input.freeze_end();
+        if added.is_ok() {
+            return;
+        }
+    }
+    input.push_piece(piece);
+}

@@ -1,0 +1,84 @@
+//! What can go wrong, each with its cause and its remedy.
+
+use std::io;
+
+use crate::ring::SetupError;
+use crate::sys::Errno;
+
+/// An error of a call into evring.
+///
+/// What happens to a connection later (end of stream, reset, time-out) is not an error of a
+/// call: it comes through the event callback.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The kernel gave no ring, or not the memory for it.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    /// The arena of slots could not be made.
+    #[error(transparent)]
+    Arena(#[from] crate::arena::ArenaError),
+    /// A system call was refused.
+    #[error("{call}: {source}")]
+    Io {
+        /// What was asked of the kernel, with its argument.
+        call: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// An address could not be read or does not fit a socket address.
+    #[error("address '{given}': {why}")]
+    BadAddress {
+        /// The text or path as it was given.
+        given: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The object was freed (or its base is gone): the call did nothing.
+    #[error("{what} was freed; make a new one")]
+    Freed {
+        /// What kind of object.
+        what: &'static str,
+    },
+    /// An argument, or the state of the object, does not allow the call; nothing changed.
+    #[error("{what}: {why}")]
+    Invalid {
+        /// The call.
+        what: &'static str,
+        /// Why it was refused and what would be accepted.
+        why: &'static str,
+    },
+    /// A buffer is being used by a closure that is still running (`BufferView::with` within
+    /// itself); nothing changed.
+    #[error("the {what} buffer is in use by a closure further up; let it return first")]
+    Busy {
+        /// Which buffer.
+        what: &'static str,
+    },
+    /// A buffer refused the operation; nothing changed.
+    #[error(transparent)]
+    Buffer(#[from] crate::evbuffer::BufferError),
+    /// The process forked: a child may not use its parent's base.
+    #[error("this event base belongs to the process {parent}; make a new base after fork")]
+    Forked {
+        /// The process that made the base.
+        parent: u32,
+    },
+}
+
+impl Error {
+    pub(crate) fn io(call: impl Into<String>, source: io::Error) -> Self {
+        Error::Io {
+            call: call.into(),
+            source,
+        }
+    }
+
+    /// The system's error number behind this error, if there is one.
+    pub fn errno(&self) -> Option<Errno> {
+        match self {
+            Error::Io { source, .. } => source.raw_os_error().map(Errno::from_raw),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,358 @@
+//! The turn: what happens between two entries into the kernel.
+
+use std::fmt;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bitflags::bitflags;
+
+use super::{Base, EventBase, SpinPolicy};
+use crate::driver::Wait;
+use crate::error::Error;
+
+/// How many completions one turn handles before timers and deferred callbacks get theirs.
+const COMPLETIONS_PER_TURN: u32 = 1024;
+
+/// How long an adaptively spinning base looks for completions after the last one before it
+/// sleeps, in nanoseconds. About the round trip of a local peer.
+const ADAPTIVE_SPIN_NS: u64 = 50_000;
+
+bitflags! {
+    /// How [`EventBase::run_with`] runs.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct RunFlags: u8 {
+        /// Return after one turn that waited for something (`EVLOOP_ONCE`).
+        const ONCE = 1;
+        /// Return after one turn, without waiting (`EVLOOP_NONBLOCK`).
+        const NONBLOCK = 2;
+        /// Stay when nothing is left to wait for: other threads will post work
+        /// (`EVLOOP_NO_EXIT_ON_EMPTY`).
+        const NO_EXIT_ON_EMPTY = 4;
+    }
+}
+
+/// Why the loop returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Exit {
+    /// Nothing was left that could ever happen.
+    Idle,
+    /// It was told to stop.
+    Stopped,
+    /// It ran the one turn that it was asked for.
+    Turned,
+}
+
+/// What a turn did, for [`EventBase::set_turn_hook`].
+#[derive(Clone, Copy, Debug)]
+pub struct TurnInfo {
+    /// From the return of one enter to the call of the next: everything but waiting.
+    pub busy: Duration,
+    /// Completions handled.
+    pub completions: u32,
+}
+
+/// The hook, and the turn that it has not been told about: when it began, its completions.
+pub(super) struct TurnHook {
+    call: Box<dyn FnMut(&TurnInfo)>,
+    turn: Option<(u64, u32)>,
+}
+
+/// Whether, and how soon, to leave the loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    No,
+    AfterTurn,
+    Now,
+}
+
+impl EventBase {
+    /// Runs until nothing is left to wait for, or until told to stop (`event_base_dispatch`).
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the kernel refuses the ring's service for good; [`Error::Invalid`] when called from a
+    /// callback of the same base; [`Error::Forked`] in a child process.
+    pub fn run(&self) -> Result<Exit, Error> {
+        self.run_with(RunFlags::empty())
+    }
+
+    /// Runs as the flags say (`event_base_loop`).
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn run_with(&self, flags: RunFlags) -> Result<Exit, Error> {
+        if std::process::id() != self.0.pid {
+            return Err(Error::Forked { parent: self.0.pid });
+        }
+        if self.0.buffers_in_use.get() != 0 {
+            return Err(Error::Busy {
+                what: "bufferevent's",
+            });
+        }
+        if self.0.running.replace(true) {
+            return Err(Error::Invalid {
+                what: "run",
+                why: "the loop is running already; a callback may not run it again",
+            });
+        }
+        let _running = Running(&self.0);
+        self.0.stop.set(Stop::No);
+        loop {
+            let alive = self.turn(flags)?;
+            if self.0.stop.get() != Stop::No {
+                return Ok(Exit::Stopped);
+            }
+            if !alive {
+                return Ok(Exit::Idle);
+            }
+            if flags.intersects(RunFlags::ONCE | RunFlags::NONBLOCK) {
+                return Ok(Exit::Turned);
+            }
+        }
+    }
+
+    /// Leaves the loop once the callback that runs now has returned (`event_base_loopbreak`).
+    /// Completions that are there already are handled by the next run.
+    pub fn stop(&self) {
+        self.0.stop.set(Stop::Now);
+    }
+
+    /// Leaves the loop at the end of this turn, when its callbacks have all run
+    /// (`event_base_loopexit` without a time).
+    pub fn stop_after_turn(&self) {
+        if self.0.stop.get() == Stop::No {
+            self.0.stop.set(Stop::AfterTurn);
+        }
+    }
+
+    /// Leaves the loop at the end of the turn in which `after` has passed; keeps it alive until
+    /// then (`event_base_loopexit`).
+    pub fn stop_after(&self, after: Duration) {
+        let after = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
+        self.0.stop_at.set(self.fresh_now().saturating_add(after));
+    }
+
+    /// Reports every turn to `hook`: how long the loop was busy and with how many completions.
+    /// Costs two readings of the clock a turn.
+    pub fn set_turn_hook(&self, hook: impl FnMut(&TurnInfo) + 'static) {
+        *self.0.turn_hook.borrow_mut() = Some(TurnHook {
+            call: Box::new(hook),
+            turn: None,
+        });
+    }
+
+    /// One turn. False when nothing is left to wait for.
+    fn turn(&self, flags: RunFlags) -> Result<bool, Error> {
+        let base = &*self.0;
+        self.start_dirty();
+        self.serve_starved();
+        if self.is_idle() && !flags.contains(RunFlags::NO_EXIT_ON_EMPTY) {
+            return Ok(false);
+        }
+        let wait = self.how_long(flags);
+        self.report_turn();
+        let entered = self.with_driver(|driver| {
+            let entered = driver.enter(wait);
+            base.now.set(driver.now());
+            entered
+        });
+        entered.map_err(|source| Error::io("io_uring_enter", source))?;
+        base.tally.turn();
+        let (completions, drained) = self.dispatch_completions();
+        if base.stop.get() != Stop::Now && drained {
+            // Timers only once nothing has arrived any more: I/O that coincides wins.
+            self.expire_timers();
+        }
+        self.run_fifo();
+        if let Some(hook) = &mut *base.turn_hook.borrow_mut() {
+            hook.turn = Some((base.now.get(), completions));
+        }
+        Ok(true)
+    }
+
+    /// Tells the turn hook about the turn that ends here, just before the next enter.
+    fn report_turn(&self) {
+        let taken = self.0.turn_hook.borrow_mut().take();
+        let Some(mut hook) = taken else { return };
+        if let Some((began, completions)) = hook.turn.take() {
+            let ended = self.with_driver(|driver| driver.now());
+            (hook.call)(&TurnInfo {
+                busy: Duration::from_nanos(ended.saturating_sub(began)),
+                completions,
+            });
+        }
+        // Unless the hook set another in its place.
+        self.0.turn_hook.borrow_mut().get_or_insert(hook);
+    }
+
+    /// Has every source that asked for it hand its I/O to the driver.
+    fn start_dirty(&self) {
+        let mut list = std::mem::take(&mut *self.0.dirty.borrow_mut());
+        // Callbacks may mark more; they join the same pass, up to a bound, so that their I/O
+        // leaves with this enter.
+        for _ in 0..2 {
+            for source in list.drain(..) {
+                source.start_io(self);
+            }
+            let mut dirty = self.0.dirty.borrow_mut();
+            if dirty.is_empty() {
+                // Keep the larger allocation: steady state allocates nothing.
+                if dirty.capacity() < list.capacity() {
+                    *dirty = list;
+                }
+                return;
+            }
+            std::mem::swap(&mut *dirty, &mut list);
+        }
+        let mut dirty = self.0.dirty.borrow_mut();
+        dirty.splice(0..0, list);
+    }
+
+    /// Tops the receive window up, and lets readers that ran out of slots try again: each that
+    /// waits is served before any is served twice.
+    fn serve_starved(&self) {
+        let mut published = self.with_driver(|driver| driver.refill());
+        let waiting = self.0.starved.borrow().len();
+        for _ in 0..waiting {
+            let reserve = published == 0;
+            let Some(source) = self.0.starved.borrow_mut().pop_front() else {
+                return;
+            };
+            let served = Rc::clone(&source).slots_came_back(self, reserve);
+            if !served {
+                // The one reserved slot is out: everybody waits on.
+                self.0.starved.borrow_mut().push_front(source);
+                return;
+            }
+            published = published.saturating_sub(1);
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        let base = &*self.0;
+        base.active.get() == 0
+            && base.stop_at.get() == u64::MAX
+            && base.dirty.borrow().is_empty()
+            && base.fifo.borrow().iter().all(|queue| queue.is_empty())
+    }
+
+    fn how_long(&self, flags: RunFlags) -> Wait {
+        let base = &*self.0;
+        let work = !base.dirty.borrow().is_empty()
+            || base.fifo.borrow().iter().any(|queue| !queue.is_empty());
+        if work || flags.contains(RunFlags::NONBLOCK) || base.stop.get() != Stop::No {
+            return Wait::Poll;
+        }
+        match base.spin {
+            SpinPolicy::Always => return Wait::Poll,
+            SpinPolicy::Adaptive => {
+                let quiet = base.now.get().saturating_sub(base.tally.last_completion());
+                if quiet < ADAPTIVE_SPIN_NS {
+                    return Wait::Poll;
+                }
+            }
+            SpinPolicy::None => {}
+        }
+        let deadline = base
+            .timers
+            .borrow()
+            .next()
+            .unwrap_or(u64::MAX)
+            .min(base.stop_at.get());
+        if deadline == u64::MAX {
+            return Wait::Until(None);
+        }
+        match deadline.saturating_sub(self.fresh_now()) {
+            0 => Wait::Poll,
+            left => Wait::Until(Some(Duration::from_nanos(left))),
+        }
+    }
+
+    /// Hands completions to their sources. How many, and whether none is left.
+    fn dispatch_completions(&self) -> (u32, bool) {
+        let base = &*self.0;
+        for handled in 0..COMPLETIONS_PER_TURN {
+            let Some(completion) = self.with_driver(|driver| driver.next()) else {
+                if handled != 0 {
+                    base.tally.completed_at(base.now.get());
+                }
+                return (handled, true);
+            };
+            let source = base
+                .sources
+                .borrow()
+                .get(completion.token as usize)
+                .map(Rc::clone);
+            if let Some(source) = source {
+                source.completed(self, completion);
+            }
+            if base.stop.get() == Stop::Now {
+                return (handled + 1, false);
+            }
+        }
+        base.tally.completed_at(base.now.get());
+        (COMPLETIONS_PER_TURN, false)
+    }
+
+    fn expire_timers(&self) {
+        let base = &*self.0;
+        let now = base.now.get();
+        if now >= base.stop_at.get() {
+            base.stop_at.set(u64::MAX);
+            self.stop_after_turn();
+        }
+        loop {
+            let expired = base.timers.borrow_mut().expire(now);
+            let Some(token) = expired else { return };
+            let source = base.sources.borrow().get(token as usize).map(Rc::clone);
+            if let Some(source) = source {
+                source.timer_fired(self);
+            }
+            if base.stop.get() == Stop::Now {
+                return;
+            }
+        }
+    }
+
+    /// Runs what is in the FIFO now, the most urgent queue first; what these callbacks queue
+    /// waits for the next turn, so that recursion is bounded and the kernel is not starved.
+    fn run_fifo(&self) {
+        let base = &*self.0;
+        let queues = base.fifo.borrow().len();
+        for priority in 0..queues {
+            let ready = base.fifo.borrow()[priority].len();
+            for _ in 0..ready {
+                if base.stop.get() == Stop::Now {
+                    return;
+                }
+                let Some(source) = base.fifo.borrow_mut()[priority].pop_front() else {
+                    break;
+                };
+                source.deferred(self);
+            }
+            if ready != 0 && queues > 1 {
+                // Something more urgent may have become ready: look at the kernel first.
+                return;
+            }
+        }
+    }
+}
+
+/// Marks the base as not running again, also when a callback panics.
+struct Running<'a>(&'a Base);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.running.set(false);
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Exit::Idle => "nothing left to wait for",
+            Exit::Stopped => "stopped",
+            Exit::Turned => "one turn done",
+        })
+    }
+}
