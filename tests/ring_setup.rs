@@ -355,7 +355,8 @@ fn pretend_sysctl(value: &str) {
 
 /// Becomes a user without privileges (root's memory is not counted) who may lock so much.
 fn limit_locked_memory(bytes: u64) {
-    const NOBODY: libc::uid_t = 65_534;
+    // What is locked counts for all processes of a user, so each child is a user of its own.
+    let user: libc::uid_t = 1_000_000 + std::process::id();
     let limit = libc::rlimit {
         rlim_cur: bytes,
         rlim_max: bytes,
@@ -363,7 +364,7 @@ fn limit_locked_memory(bytes: u64) {
     // SAFETY: reads the limit; the other call takes numbers only.
     unsafe {
         assert_eq!(libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit), 0);
-        assert_eq!(libc::setresuid(NOBODY, NOBODY, NOBODY), 0);
+        assert_eq!(libc::setresuid(user, user, user), 0);
     }
 }
 
