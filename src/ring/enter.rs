@@ -115,7 +115,7 @@ impl Ring {
 
     /// What to do about an answer that is not success.
     #[cold]
-    fn recover(&mut self, errno: Errno, has_completions: bool) -> io::Result<()> {
+    pub(super) fn recover(&mut self, errno: Errno, has_completions: bool) -> io::Result<()> {
         self.count(errno);
         match errno.raw() {
             // The deadline passed.

@@ -27,7 +27,7 @@ impl Fixed {
         uring
             .submitter()
             .register_buffers_sparse(capacity as u32)
-            .map_err(errno_of)?;
+            .map_err(Errno::from)?;
         let arena = arena.clone();
         Ok(Fixed {
             arena,
@@ -97,8 +97,4 @@ impl Fixed {
 pub(super) fn is_supported(uring: &IoUring) -> bool {
     let submitter = uring.submitter();
     submitter.register_buffers_sparse(1).is_ok() && submitter.unregister_buffers().is_ok()
-}
-
-fn errno_of(err: std::io::Error) -> Errno {
-    Errno::from_raw(err.raw_os_error().unwrap_or(libc::EIO))
 }

@@ -5,21 +5,26 @@
 
 use super::caps::Cap;
 use super::{fixed, window};
-use crate::sys::uring;
+use crate::sys::{Errno, uring};
 use io_uring::{IoUring, Probe, opcode, squeue, types};
+use std::io::ErrorKind;
 
 /// No open descriptor, so that a trial cannot do anything.
 const NO_FD: types::Fd = types::Fd(-1);
 
 /// The abilities that are not flags of the set-up.
-pub(super) fn probe(ring: &IoUring) -> Cap {
-    let mut found = opcodes(ring) | trials(ring);
+///
+/// # Errors
+///
+/// What `io_uring_enter` answers when it is refused: a filter may forbid that and allow the set-up.
+pub(super) fn probe(ring: &IoUring) -> Result<Cap, Errno> {
+    let mut found = opcodes(ring) | trials(ring)?;
     found.set(Cap::BUFFER_RING, window::is_supported(ring));
     found.set(Cap::FIXED_BUFFERS, fixed::is_supported(ring));
     if ring.params().is_feature_no_iowait() {
         found |= Cap::NO_IOWAIT;
     }
-    found
+    Ok(found)
 }
 
 fn opcodes(ring: &IoUring) -> Cap {
@@ -33,7 +38,7 @@ fn opcodes(ring: &IoUring) -> Cap {
     found
 }
 
-fn trials(ring: &IoUring) -> Cap {
+fn trials(ring: &IoUring) -> Result<Cap, Errno> {
     let payload = [0_u8; 1];
     let iovec = libc::iovec {
         iov_base: payload.as_ptr().cast_mut().cast(),
@@ -69,21 +74,28 @@ fn trials(ring: &IoUring) -> Cap {
     ];
     let mut found = Cap::empty();
     for (cap, entry) in &entries {
-        if attempt(ring, entry).is_some_and(|result| result != -libc::EINVAL) {
+        if attempt(ring, entry)? != -libc::EINVAL {
             found |= *cap;
         }
     }
-    found
+    Ok(found)
 }
 
-/// Submits one entry to a ring without any other and gives its result; `None` if there is none.
-fn attempt(ring: &IoUring, entry: &squeue::Entry) -> Option<i32> {
+/// Submits one entry to a ring without any other and gives its result.
+fn attempt(ring: &IoUring, entry: &squeue::Entry) -> Result<i32, Errno> {
     // SAFETY: the only submission queue of this ring, for as long as it is borrowed. What the entry
     // points to outlives the wait for its completion below, and with no descriptor the kernel does not
     // keep it (I1).
-    unsafe { ring.submission_shared().push(entry) }.ok()?;
-    ring.submitter().submit_and_wait(1).ok()?;
-    // SAFETY: the only completion queue of this ring, for as long as it is borrowed.
-    let completion = unsafe { ring.completion_shared() }.next()?;
-    Some(completion.result())
+    let pushed = unsafe { ring.submission_shared().push(entry) };
+    debug_assert!(pushed.is_ok(), "the queue is empty between trials");
+    loop {
+        // SAFETY: the only completion queue of this ring, for as long as it is borrowed.
+        if let Some(completion) = unsafe { ring.completion_shared() }.next() {
+            return Ok(completion.result());
+        }
+        match ring.submitter().submit_and_wait(1) {
+            Err(err) if err.kind() != ErrorKind::Interrupted => return Err(err.into()),
+            _ => {}
+        }
+    }
 }

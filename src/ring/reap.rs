@@ -58,7 +58,10 @@ impl Ring {
     /// What an operation held is released with its last completion, except for what the completion
     /// gives out. Completions of cancels are swallowed; a zero-copy send completes once, with its
     /// notification.
-    #[allow(clippy::should_implement_trait)] // An iterator would borrow the ring while its items are used.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "an iterator would borrow the ring while its items are used"
+    )]
     #[inline]
     pub fn next(&mut self) -> Option<Completion> {
         loop {

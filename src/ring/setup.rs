@@ -62,7 +62,7 @@ pub(super) fn build(config: &RingConfig) -> Result<Built, SetupError> {
     let (uring, accepted) = climb_down(entries, cq_entries, Cap::SETUP.difference(mask.masked()))?;
     let release = Release::running();
     require_features(&uring, release)?;
-    let found = accepted | probe::probe(&uring);
+    let found = accepted | probe::probe(&uring).map_err(refused)?;
     let caps = Caps::new(found, mask, release);
     log::debug!(
         "ring set up: {} submission entries, {caps}",
@@ -90,7 +90,7 @@ fn climb_down(
         let tried = consistent(flags);
         let err = match attempt(entries, cq_entries, tried) {
             Ok(uring) => return Ok((uring, tried)),
-            Err(err) => Errno::from_raw(err.raw_os_error().unwrap_or(libc::EIO)),
+            Err(err) => Errno::from(err),
         };
         match err.raw() {
             libc::EINVAL => match NEWEST_FIRST.into_iter().find(|flag| flags.contains(*flag)) {

@@ -162,7 +162,7 @@ impl BufferRing {
                 .submitter()
                 .register_buf_ring_with_flags(addr, size, GROUP, 0)
         }
-        .map_err(|err| Errno::from_raw(err.raw_os_error().unwrap_or(libc::EIO)))?;
+        .map_err(Errno::from)?;
         Ok(BufferRing {
             memory,
             mask: size - 1,

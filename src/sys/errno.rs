@@ -43,7 +43,7 @@ impl Errno {
 
     /// What the calling thread's last failed C call left in `errno`.
     pub(crate) fn last() -> Errno {
-        Errno(io::Error::last_os_error().raw_os_error().unwrap_or(0))
+        io::Error::last_os_error().into()
     }
 }
 
@@ -60,6 +60,13 @@ impl fmt::Debug for Errno {
 }
 
 impl std::error::Error for Errno {}
+
+impl From<io::Error> for Errno {
+    /// `EIO` for an error that did not come from the kernel.
+    fn from(err: io::Error) -> Errno {
+        Errno(err.raw_os_error().unwrap_or(libc::EIO))
+    }
+}
 
 impl From<Errno> for io::Error {
     fn from(errno: Errno) -> io::Error {

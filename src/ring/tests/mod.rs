@@ -126,6 +126,9 @@ fn tcp_pair() -> (std::net::TcpStream, std::net::TcpStream) {
     let addr = listener.local_addr().expect("its address");
     let client = std::net::TcpStream::connect(addr).expect("a connection");
     let (server, _) = listener.accept().expect("its other end");
+    // Lest the tests wait for delayed acknowledgements.
+    client.set_nodelay(true).expect("nodelay");
+    server.set_nodelay(true).expect("nodelay");
     (client, server)
 }
 

@@ -155,40 +155,171 @@ fn a_bad_descriptor_is_a_completion_and_stops_no_other() {
 }
 
 #[test]
-fn a_child_is_refused_and_does_no_harm() {
+fn a_failed_enter_keeps_everything_queued() {
+    for mask in ["", "-no_sqarray"] {
+        let mut rig = Rig::new(mask);
+        // As if the kernel would not let us in for a while.
+        let enter_fd = std::mem::replace(&mut rig.ring.enter_fd, -1);
+        for token in 0..200 {
+            rig.ring.push(token, Op::Nop);
+        }
+        assert!(rig.ring.enter(Wait::Until(None)).is_err());
+        assert!(rig.ring.counters().backlogged > 0);
+        assert_eq!(rig.ring.in_flight(), 200);
+        rig.ring.enter_fd = enter_fd;
+        for token in 0..200 {
+            assert_eq!(
+                rig.wait().token,
+                token,
+                "in the order in which they were pushed"
+            );
+        }
+        assert!(rig.ring.backlog.is_empty());
+        rig.close();
+    }
+}
+
+#[test]
+fn every_answer_of_the_kernel_has_a_meaning() {
     let mut rig = Rig::new("");
-    let (mut client, server) = pair();
-    let op = rig.recv(1, &server);
-    rig.ring.enter(Wait::Submit).expect("arm");
-    rig.ring
-        .table
-        .insert(op::Kind::Nop, 0, table::Held::Nothing);
-    rig.ring.ready.reserve(4);
-    // SAFETY: the child only uses the ring, whose refusals allocate nothing any more, and `_exit`.
-    let status = unsafe {
+    for harmless in [
+        libc::ETIME,
+        libc::EINTR,
+        libc::EBUSY,
+        libc::EAGAIN,
+        libc::ENOMEM,
+    ] {
+        let start = Instant::now();
+        rig.ring
+            .recover(Errno::from_raw(harmless), false)
+            .expect("the caller comes back");
+        assert!(start.elapsed() < PATIENCE, "a pause is short");
+    }
+    for fatal in [
+        libc::EBADR,
+        libc::EBADF,
+        libc::EEXIST,
+        libc::ENXIO,
+        libc::EFAULT,
+        libc::EINVAL,
+    ] {
+        let err = rig
+            .ring
+            .recover(Errno::from_raw(fatal), false)
+            .expect_err("the caller is told");
+        assert_eq!(err.raw_os_error(), Some(fatal));
+    }
+    let counters = rig.ring.counters();
+    let seen = (
+        counters.eintr,
+        counters.ebusy,
+        counters.eagain,
+        counters.lost,
+    );
+    assert_eq!(seen, (1, 1, 2, 1));
+    rig.close();
+}
+
+#[test]
+fn more_rings_than_a_thread_can_register() {
+    let mut rigs: Vec<Rig> = (0..20).map(|_| Rig::new("")).collect();
+    let registered = |rig: &Rig| rig.ring.caps().has(Cap::REGISTERED_RING);
+    assert!(rigs.iter().any(registered) && !rigs.iter().all(registered));
+    for rig in &mut rigs {
+        rig.ring.push(1, Op::Nop);
+        assert_eq!(rig.wait().token, 1);
+    }
+    for rig in rigs {
+        rig.close();
+    }
+    assert!(
+        registered(&Rig::new("")),
+        "a ring that goes gives its place back"
+    );
+}
+
+/// Runs `child` in a forked process, with the exit code that it gives.
+///
+/// # Safety
+///
+/// `child` takes no lock that another thread may hold; the allocator's are safe.
+unsafe fn exit_code_of_child(child: impl FnOnce() -> i32) -> i32 {
+    // SAFETY: the child runs what the caller vouches for, and ends.
+    unsafe {
         match libc::fork() {
-            0 => {
-                let refused = rig.ring.enter(Wait::Poll).is_err() && rig.ring.is_inherited();
-                rig.ring.cancel(op);
-                libc::_exit(i32::from(refused));
-            }
+            0 => libc::_exit(child()),
             pid => {
                 let mut status = 0;
                 assert_eq!(libc::waitpid(pid, &raw mut status, 0), pid);
                 libc::WEXITSTATUS(status)
             }
         }
+    }
+}
+
+#[test]
+fn a_child_is_refused_and_does_no_harm() {
+    let mut rig = Rig::new("");
+    let (mut client, server) = pair();
+    let op = rig.recv(1, &server);
+    rig.ring.enter(Wait::Submit).expect("arm");
+    // SAFETY: the ring takes no lock.
+    let code = unsafe {
+        exit_code_of_child(|| {
+            let refused = rig.ring.enter(Wait::Poll).map_err(|err| err.raw_os_error());
+            rig.ring.cancel(op);
+            let pushed = rig.ring.push(7, Op::Nop);
+            let answer = rig.ring.next();
+            let told = answer
+                .is_some_and(|answer| answer.op == pushed && answer.result == Err(Errno::CHILD));
+            i32::from(refused == Err(Some(libc::ECHILD)) && told && rig.ring.is_inherited())
+        })
     };
-    assert_eq!(status, 1);
-    let id = rig
-        .ring
-        .table
-        .ids()
-        .find(|id| *id != op.0)
-        .expect("the placeholder");
-    rig.ring.table.remove(id);
+    assert_eq!(code, 1);
     client.write_all(b"still here").expect("data");
     assert_eq!(&rig.wait().buffer.expect("data")[..], b"still here");
     rig.finish(op);
+    rig.close();
+}
+
+#[test]
+fn a_child_can_drop_the_ring_and_set_up_its_own() {
+    let mut rig = Rig::new("");
+    let (mut client, server) = pair();
+    let op = rig.recv(1, &server);
+    let big = Piece::from(pattern(8 << 20));
+    rig.send(2, &server, big.clone());
+    rig.ring.enter(Wait::Poll).expect("both are under way");
+    // SAFETY: the arena's lock is this thread's alone, and the allocator's are safe. The copy of the ring is the
+    // child's own; the original is forgotten with the child's memory.
+    let code = unsafe {
+        exit_code_of_child(|| {
+            drop(std::ptr::read(&raw const rig.ring));
+            let Ok(mut ring) = Ring::new(&RingConfig::default()) else {
+                return 2;
+            };
+            ring.push(3, Op::Nop);
+            let entered = ring.enter(Wait::Until(None)).is_ok();
+            i32::from(entered && ring.next().is_some_and(|done| done.token == 3))
+        })
+    };
+    assert_eq!(code, 1);
+    client.write_all(b"still here").expect("data");
+    let len = big.len();
+    let reader = std::thread::spawn(move || {
+        let mut got = vec![0; len];
+        client
+            .read_exact(&mut got)
+            .expect("the parent's send goes on");
+        got
+    });
+    let mut seen = [rig.wait(), rig.wait()];
+    seen.sort_by_key(|done| done.token);
+    assert_eq!(&seen[0].buffer.take().expect("data")[..], b"still here");
+    assert_eq!(seen[1].result, Ok(len as u32));
+    assert!(reader.join().expect("the reader is content") == big[..]);
+    if seen[0].more {
+        rig.finish(op);
+    }
     rig.close();
 }
