@@ -188,8 +188,8 @@ impl World {
             }
             12 => {
                 // Mostly thawed, so that the other steps get to do something.
-                self.frozen_start[me] = step.a % 4 == 0;
-                self.frozen_end[me] = step.b % 4 == 0;
+                self.frozen_start[me] = step.a.is_multiple_of(4);
+                self.frozen_end[me] = step.b.is_multiple_of(4);
                 let buffer = &mut self.real[me];
                 match self.frozen_start[me] {
                     true => buffer.freeze_start(),
@@ -204,7 +204,7 @@ impl World {
                 let buffer = &self.real[me];
                 let ptr = buffer.ptr(a);
                 assert_eq!(ptr.is_ok(), a <= len);
-                assert!(matches!(buffer.ptr_add(Ptr::START, a), Ok(_) if a <= len) || a > len);
+                assert_eq!(buffer.ptr_add(Ptr::START, a).is_ok(), a <= len);
                 if let Ok(ptr) = ptr {
                     assert_eq!(buffer.ptr_add(ptr, b).is_ok(), a.saturating_add(b) <= len);
                     let mut out = vec![0; b.min(len + 100)];
@@ -454,7 +454,7 @@ impl World {
                 }
             }
             _ => {
-                self.real[me].set_max_len((step.a % 2 == 0).then_some(a));
+                self.real[me].set_max_len(step.a.is_multiple_of(2).then_some(a));
                 self.real[me].set_max_read(b);
             }
         }
@@ -536,7 +536,7 @@ impl World {
         for (pin, expected) in &self.pins {
             assert_eq!(pin.len(), expected.len());
             assert!(
-                pin.bytes()
+                pin.iter_bytes()
                     .eq(expected[..pin.resident_len()].iter().copied())
             );
         }

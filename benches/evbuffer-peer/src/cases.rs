@@ -4,21 +4,56 @@ use evring::arena::Piece;
 use evring::evbuffer::{BufferError, Eol, EvBuffer, Ptr};
 use std::hint::black_box;
 use std::io::IoSlice;
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 type Timed = Result<u64, BufferError>;
 
-static SOURCE: [u8; 1 << 20] = [0; 1 << 20];
+/// Bytes of the memory that both sides copy from and to.
+pub(crate) const SHARED: usize = 1 << 20;
+
+/// Where in its page a sink begins: neither where the source nor where a block begins, since loads
+/// and stores at equal page offsets get into each other's way.
+const SINK_OFFSET: usize = 2048 + 256;
+
+/// Memory aligned like a page, of distinct pages: a zeroed static would be one page of zeros over
+/// and over on one side only.
+#[repr(align(4096))]
+struct Aligned([u8; SHARED + SINK_OFFSET]);
+
+static SOURCE: LazyLock<&'static [u8]> = LazyLock::new(|| &aligned(1)[..SHARED]);
+static SINK: LazyLock<Mutex<&'static mut [u8]>> =
+    LazyLock::new(|| Mutex::new(&mut aligned(2)[SINK_OFFSET..]));
+
+/// Gives the C side its memory: the same source, and a sink of the same alignment.
+pub(crate) fn prepare() {
+    crate::peer::share(*SOURCE, &mut aligned(3)[SINK_OFFSET..]);
+}
+
+fn aligned(byte: u8) -> &'static mut [u8] {
+    &mut Box::leak(Box::new(Aligned([byte; SHARED + SINK_OFFSET]))).0
+}
+
+fn source(size: usize) -> &'static [u8] {
+    &SOURCE[..size]
+}
+
+/// Runs with a part of the sink.
+fn with_sink(size: usize, run: impl FnOnce(&mut [u8]) -> Timed) -> Timed {
+    let mut sink = SINK.lock().unwrap_or_else(PoisonError::into_inner);
+    run(&mut sink[..size])
+}
 
 pub(crate) fn add_remove(size: usize, rounds: usize) -> Timed {
     let mut buffer = EvBuffer::new();
-    let mut sink = vec![0; size];
-    timed(|| {
-        for _ in 0..rounds {
-            black_box(&mut buffer).add(black_box(&SOURCE[..size]))?;
-            black_box(&mut buffer).remove(black_box(&mut sink))?;
-        }
-        Ok(())
+    with_sink(size, |sink| {
+        timed(|| {
+            for _ in 0..rounds {
+                black_box(&mut buffer).add(black_box(source(size)))?;
+                black_box(&mut buffer).remove(black_box(&mut *sink))?;
+            }
+            Ok(())
+        })
     })
 }
 
@@ -27,7 +62,7 @@ pub(crate) fn burst(size: usize, rounds: usize) -> Timed {
     timed(|| {
         for _ in 0..rounds {
             for _ in 0..64 {
-                black_box(&mut buffer).add(black_box(&SOURCE[..size]))?;
+                black_box(&mut buffer).add(black_box(source(size)))?;
             }
             black_box(&mut buffer).drain(size * 64)?;
         }
@@ -58,7 +93,7 @@ pub(crate) fn readln(line: usize, rounds: usize) -> Timed {
 pub(crate) fn search(segments: usize, rounds: usize) -> Timed {
     let mut buffer = EvBuffer::new();
     for _ in 0..segments - 2 {
-        buffer.add_piece(Piece::copy_from(&[b'a'; 1024]))?;
+        buffer.add_piece(&[b'a'; 1024][..])?;
     }
     let mut before = [b'a'; 1024];
     before[1020..].copy_from_slice(b"need");
@@ -78,7 +113,7 @@ pub(crate) fn search(segments: usize, rounds: usize) -> Timed {
 pub(crate) fn move_chain(segments: usize, rounds: usize) -> Timed {
     let (mut a, mut b) = (EvBuffer::new(), EvBuffer::new());
     for _ in 0..segments {
-        a.add_piece(&SOURCE[..100])?;
+        a.add_piece(source(100))?;
     }
     timed(|| {
         for _ in 0..rounds {
@@ -93,7 +128,7 @@ pub(crate) fn reference(size: usize, rounds: usize) -> Timed {
     let mut buffer = EvBuffer::new();
     timed(|| {
         for _ in 0..rounds {
-            black_box(&mut buffer).add_piece(black_box(&SOURCE[..size]))?;
+            black_box(&mut buffer).add_piece(black_box(source(size)))?;
             black_box(&mut buffer).drain(size)?;
         }
         Ok(())
@@ -102,10 +137,10 @@ pub(crate) fn reference(size: usize, rounds: usize) -> Timed {
 
 pub(crate) fn prepend(size: usize, rounds: usize) -> Timed {
     let mut buffer = EvBuffer::new();
-    buffer.add(&SOURCE[..100])?;
+    buffer.add(source(100))?;
     timed(|| {
         for _ in 0..rounds {
-            black_box(&mut buffer).prepend(black_box(&SOURCE[..size]))?;
+            black_box(&mut buffer).prepend(black_box(source(size)))?;
             black_box(&mut buffer).drain(size)?;
         }
         Ok(())
@@ -117,7 +152,7 @@ pub(crate) fn pullup(segments: usize, rounds: usize) -> Timed {
     let mut spent = 0;
     for _ in 0..rounds {
         for _ in 0..segments {
-            buffer.add_piece(&SOURCE[..1024])?;
+            buffer.add_piece(source(1024))?;
         }
         spent += timed(|| {
             black_box(black_box(&mut buffer).pullup(segments * 1024)?);
@@ -131,14 +166,15 @@ pub(crate) fn pullup(segments: usize, rounds: usize) -> Timed {
 pub(crate) fn copyout(size: usize, rounds: usize) -> Timed {
     let mut buffer = EvBuffer::new();
     for _ in 0..64 {
-        buffer.add_piece(&SOURCE[..1024])?;
+        buffer.add_piece(source(1024))?;
     }
-    let mut sink = vec![0; size];
-    timed(|| {
-        for _ in 0..rounds {
-            black_box(&buffer).copyout(black_box(&mut sink))?;
-        }
-        Ok(())
+    with_sink(size, |sink| {
+        timed(|| {
+            for _ in 0..rounds {
+                black_box(&buffer).copyout(black_box(&mut *sink))?;
+            }
+            Ok(())
+        })
     })
 }
 
@@ -147,7 +183,7 @@ pub(crate) fn remove_buffer(size: usize, rounds: usize) -> Timed {
     let mut spent = 0;
     for _ in 0..rounds {
         for _ in 0..16 {
-            a.add(&SOURCE[..4096])?;
+            a.add(source(4096))?;
         }
         spent += timed(|| {
             while !a.is_empty() {
@@ -176,11 +212,11 @@ pub(crate) fn reserve(size: usize, rounds: usize) -> Timed {
 pub(crate) fn peek(segments: usize, rounds: usize) -> Timed {
     let mut buffer = EvBuffer::new();
     for _ in 0..segments {
-        buffer.add_piece(&SOURCE[..1024])?;
+        buffer.add_piece(source(1024))?;
     }
+    let mut slices = [IoSlice::new(&[]); 64];
     timed(|| {
         for _ in 0..rounds {
-            let mut slices = [IoSlice::new(&[]); 64];
             let seen = black_box(&buffer).peek(Ptr::START, usize::MAX, &mut slices);
             assert_eq!(seen, segments);
             black_box(&slices);
@@ -193,7 +229,7 @@ pub(crate) fn new_free(size: usize, rounds: usize) -> Timed {
     timed(|| {
         for _ in 0..rounds {
             let mut buffer = EvBuffer::new();
-            black_box(&mut buffer).add(black_box(&SOURCE[..size]))?;
+            black_box(&mut buffer).add(black_box(source(size)))?;
             drop(black_box(buffer));
         }
         Ok(())

@@ -43,3 +43,13 @@ pub(crate) fn version() -> String {
     let version = unsafe { CStr::from_ptr(peer_version()) };
     version.to_string_lossy().into_owned()
 }
+
+/// Gives the C side the memory that it copies from and to.
+pub(crate) fn share(source: &'static [u8], sink: &'static mut [u8]) {
+    unsafe extern "C" {
+        fn peer_use(source: *const c_char, sink: *mut c_char);
+    }
+    assert!(source.len().min(sink.len()) >= crate::cases::SHARED);
+    // SAFETY: both live for the rest of the program and have the size that the C side expects.
+    unsafe { peer_use(source.as_ptr().cast(), sink.as_mut_ptr().cast()) };
+}

@@ -53,6 +53,7 @@ const CASES: &[Case] = &[
 ];
 
 pub(crate) fn run() -> Result<(), BufferError> {
+    cases::prepare();
     let mut filter = String::new();
     let mut rounds = ROUNDS;
     for argument in std::env::args().skip(1) {
