@@ -239,16 +239,18 @@ impl EvBuffer {
     /// Calls the enabled callbacks that `wanted` picks, newest first. Each may add and remove
     /// callbacks: an added one waits for the next change, a removed one is not called any more.
     fn call_each(&mut self, change: &Change, wanted: impl Fn(&Entry) -> bool) {
-        let mut at = self.extra.as_ref().map_or(0, |extra| extra.callbacks.len());
-        while at > 0 {
-            at -= 1;
+        // Entries are in the order of their ids, and new ones get higher ids: going down by id finds
+        // each of those that were there once, whatever is added or removed meanwhile.
+        let mut below = u64::MAX;
+        loop {
             let Some(extra) = &mut self.extra else {
                 return;
             };
-            // Removals shift what follows to the left; nothing is called twice, since `at` falls.
-            let Some(entry) = extra.callbacks.get_mut(at) else {
-                continue;
+            let mut entries = extra.callbacks.iter_mut();
+            let Some(entry) = entries.rfind(|entry| entry.id.0 < below) else {
+                return;
             };
+            below = entry.id.0;
             if !entry.enabled || !wanted(entry) {
                 continue;
             }

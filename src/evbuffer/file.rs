@@ -201,10 +201,15 @@ impl EvBuffer {
     /// # Errors
     /// What reading the file answers; `UnexpectedEof` when it has become too short. The buffer's
     /// content is as before.
+    #[inline]
     pub fn load(&mut self, n: usize) -> io::Result<()> {
         if self.flags & FILES == 0 {
             return Ok(());
         }
+        self.load_files(n)
+    }
+
+    fn load_files(&mut self, n: usize) -> io::Result<()> {
         let mut before = std::mem::take(&mut self.chain);
         let mut passed = 0;
         let mut result = Ok(());
@@ -225,7 +230,7 @@ impl EvBuffer {
                     block.commit(wanted);
                     range.advance(wanted);
                     if range.len() == 0 {
-                        drop(before.pop_front());
+                        before.drop_front();
                     }
                     passed += wanted;
                     self.push_seg(Seg::Mem(block));

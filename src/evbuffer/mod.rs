@@ -374,7 +374,7 @@ impl EvBuffer {
                 break;
             }
             rest -= front.len();
-            drop(self.chain.pop_front());
+            self.chain.drop_front();
         }
         self.changed(0, n);
         n
@@ -410,7 +410,7 @@ impl EvBuffer {
                     copied += segment.len();
                     self.append_bytes(segment);
                 }
-                drop(before.pop_front());
+                before.drop_front();
             } else {
                 drop_empty_tail(&mut self.chain);
                 before.move_front_to(&mut self.chain);
@@ -424,7 +424,13 @@ impl EvBuffer {
     fn add_slow(&mut self, data: &[u8]) -> Result<(), BufferError> {
         self.check_end()?;
         self.check_growth(data.len())?;
-        self.append_bytes(data);
+        if self.chain.is_empty() && !data.is_empty() && data.len() <= MAX_BLOCK_BYTES {
+            let mut block = Segment::with_capacity(data.len());
+            block.append(data);
+            self.chain.push_back(Seg::Mem(block));
+        } else {
+            self.append_bytes(data);
+        }
         count_copy(data.len());
         self.changed(data.len(), 0);
         Ok(())
@@ -434,20 +440,21 @@ impl EvBuffer {
         self.check_start()?;
         let wanted = out.len().min(self.len);
         self.load(wanted)?;
-        let mut filled = 0;
-        while filled < wanted {
-            let Some(Seg::Mem(front)) = self.chain.front_mut() else {
-                break;
-            };
-            let n = front.len().min(wanted - filled);
-            out[filled..filled + n].copy_from_slice(&front[..n]);
-            filled += n;
+        let mut rest = &mut out[..wanted];
+        while !rest.is_empty()
+            && let Some(Seg::Mem(front)) = self.chain.front_mut()
+        {
+            let n = front.len().min(rest.len());
+            let (target, after) = rest.split_at_mut(n);
+            target.copy_from_slice(&front[..n]);
+            rest = after;
             if n == front.len() {
-                drop(self.chain.pop_front());
+                self.chain.drop_front();
             } else {
                 front.advance(n);
             }
         }
+        let filled = wanted - rest.len();
         count_copy(filled);
         if filled == self.len {
             self.chain.clear();

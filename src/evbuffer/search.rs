@@ -2,7 +2,12 @@
 
 use super::{BufferError, EvBuffer, Seg};
 use crate::arena::{MAX_BLOCK_BYTES, Piece};
+use crate::sys::find::find_byte;
 use memchr::{memchr, memchr2, memmem};
+
+/// How often a pattern's first byte may turn up without the pattern before the search changes its
+/// method.
+const MAX_MISLED: usize = 8;
 
 /// A position in a buffer, bytes from the front (libevent: `struct evbuffer_ptr`).
 ///
@@ -84,7 +89,7 @@ impl EvBuffer {
     pub fn search_range(&self, what: &[u8], from: Ptr, to: Ptr) -> Option<Ptr> {
         let found = match what {
             [] => (from.pos <= to.pos.min(self.len)).then_some(from.pos),
-            [byte] => self.find_with(from.pos, to.pos, |bytes| memchr(*byte, bytes)),
+            [byte] => self.find_with(from.pos, to.pos, |bytes| find_byte(*byte, bytes)),
             _ => self.find_long(what, from.pos, to.pos),
         };
         found.map(|pos| Ptr { pos })
@@ -190,21 +195,35 @@ impl EvBuffer {
     }
 
     /// Finds `what`, of at least two bytes, between two positions.
+    ///
+    /// Looks for the first byte, which is fastest while that is rare; once it has misled too often,
+    /// a finder that knows the whole pattern takes over.
     fn find_long(&self, what: &[u8], from: usize, to: usize) -> Option<usize> {
-        let finder = memmem::Finder::new(what);
+        let mut misled = 0;
+        let mut finder = None;
         let mut parts = self.clip(from, to);
         while let Some((base, bytes)) = parts.next() {
-            if let Some(at) = finder.find(bytes) {
-                return Some(base + at);
-            }
-            // What begins in the last bytes of this part ends in the parts that follow.
-            let mut at = bytes.len().saturating_sub(what.len() - 1);
-            while let Some(skip) = memchr(what[0], &bytes[at..]) {
+            // From here on what begins in this part ends in the parts that follow.
+            let border = bytes.len().saturating_sub(what.len() - 1);
+            let mut at = 0;
+            while let Some(skip) = find_byte(what[0], &bytes[at..]) {
                 at += skip;
-                if continues(what, &bytes[at..], parts.clone().map(|(_, bytes)| bytes)) {
+                let found = match at < border {
+                    true => bytes[at..].starts_with(what),
+                    false => continues(what, &bytes[at..], parts.clone().map(|(_, bytes)| bytes)),
+                };
+                if found {
                     return Some(base + at);
                 }
                 at += 1;
+                misled += 1;
+                if misled > MAX_MISLED && at < border {
+                    let finder = finder.get_or_insert_with(|| memmem::Finder::new(what));
+                    if let Some(skip) = finder.find(&bytes[at..]) {
+                        return Some(base + at + skip);
+                    }
+                    at = border;
+                }
             }
         }
         None

@@ -27,7 +27,7 @@ impl EvBuffer {
     }
 
     /// The bytes one by one, up to the first file range.
-    pub fn bytes(&self) -> impl Iterator<Item = u8> + '_ {
+    pub fn iter_bytes(&self) -> impl Iterator<Item = u8> + '_ {
         self.segments().flatten().copied()
     }
 
@@ -80,26 +80,26 @@ impl EvBuffer {
     /// [`BufferError::OutOfRange`] for a position past the end; a file range that cannot be read.
     pub fn copyout_from(&self, start: Ptr, out: &mut [u8]) -> Result<usize, BufferError> {
         let mut skip = self.check_position(start.pos())?;
-        let mut filled = 0;
-        for seg in &self.chain {
-            if filled == out.len() {
-                break;
-            }
+        let wanted = out.len().min(self.len - skip);
+        let mut rest = &mut out[..wanted];
+        let mut chain = self.chain.iter();
+        while !rest.is_empty()
+            && let Some(seg) = chain.next()
+        {
             if skip >= seg.len() {
                 skip -= seg.len();
                 continue;
             }
-            let n = (seg.len() - skip).min(out.len() - filled);
-            let target = &mut out[filled..filled + n];
+            let (target, after) = rest.split_at_mut(rest.len().min(seg.len() - skip));
             match seg {
-                Seg::Mem(segment) => target.copy_from_slice(&segment[skip..skip + n]),
+                Seg::Mem(segment) => target.copy_from_slice(&segment[skip..][..target.len()]),
                 Seg::File(range) => range.read_exact(skip, target)?,
             }
-            filled += n;
+            rest = after;
             skip = 0;
         }
-        count_copy(filled);
-        Ok(filled)
+        count_copy(wanted);
+        Ok(wanted)
     }
 
     /// A copy of all bytes.
@@ -251,7 +251,7 @@ impl EvBuffer {
             let part = next.len().min(n - target.len());
             target.append(&next[..part]);
             if part == next.len() {
-                drop(self.chain.pop_front());
+                self.chain.drop_front();
             } else {
                 next.advance(part);
             }

@@ -14,6 +14,7 @@
 //! | `addr` | socket addresses of every family |
 //! | `net` | sockets: create, bind, listen, options, shutdown |
 //! | `fdio` | reading, writing and mapping descriptors for buffers without a base |
+//! | `find` | searching memory with the vector instructions of the C library |
 //! | `event` | eventfd: waking a thread that sleeps in its ring |
 //! | `signal` | signalfd and signal masks |
 //! | `time` | the monotonic clock |
@@ -27,6 +28,7 @@ pub mod addr;
 pub mod errno;
 pub mod event;
 pub(crate) mod fdio;
+pub(crate) mod find;
 pub mod fork;
 pub mod host;
 pub mod limits;
