@@ -1,4 +1,4 @@
-//! The CPU time of another process, all its threads.
+//! The CPU time of a process, all its threads, and how long they were kept waiting for a CPU.
 
 use std::collections::HashMap;
 use std::fs;
@@ -7,37 +7,64 @@ use std::time::Duration;
 /// A reading of a process's threads, to be subtracted from a later one.
 #[derive(Debug, Clone)]
 pub struct CpuReading {
-    run_ns: HashMap<u32, u64>,
+    threads: HashMap<u32, Times>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Times {
+    run_ns: u64,
+    wait_ns: u64,
+}
+
+/// What a process's threads did between two readings.
+#[derive(Debug, Clone, Copy)]
+pub struct CpuUse {
+    /// Time on a CPU, in user space and in the kernel.
+    pub ran: Duration,
+    /// Time ready to run while something else had the CPU: on a core of its own next to nothing.
+    pub waited: Duration,
 }
 
 impl CpuReading {
-    /// Reads `/proc/PID/task/*/schedstat`: nanoseconds on a CPU for each thread, kernel time included, up to date to
-    /// the last scheduler tick. Threads of io_uring's worker pool are among them. `None` if the process is gone.
+    /// Reads `/proc/PID/task/*/schedstat`: nanoseconds for each thread, up to date to the last scheduler tick. Threads of
+    /// io_uring's worker pool are among them. `None` if the process is gone or the kernel keeps no such account.
     pub fn take(pid: u32) -> Option<Self> {
-        let mut run_ns = HashMap::new();
+        let mut threads = HashMap::new();
         for task in fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
-            let Some(tid) = task.file_name().to_str().and_then(|name| name.parse().ok()) else {
-                continue;
-            };
+            let tid = task.file_name().to_str().and_then(|tid| tid.parse().ok());
             // A thread may end between the listing and this.
-            let Ok(text) = fs::read_to_string(task.path().join("schedstat")) else {
-                continue;
-            };
-            if let Some(ns) = text.split(' ').next().and_then(|field| field.parse().ok()) {
-                run_ns.insert(tid, ns);
+            let text = fs::read_to_string(task.path().join("schedstat")).ok();
+            let times = text.as_deref().and_then(Times::parse);
+            if let Some((tid, times)) = tid.zip(times) {
+                threads.insert(tid, times);
             }
         }
-        (!run_ns.is_empty()).then_some(Self { run_ns })
+        (!threads.is_empty()).then_some(Self { threads })
     }
 
     /// What was used since `earlier`. The share of threads that have ended meanwhile is not known and not counted.
-    pub fn since(&self, earlier: &Self) -> Duration {
-        let used_ns = self
-            .run_ns
-            .iter()
-            .map(|(tid, ns)| ns.saturating_sub(earlier.run_ns.get(tid).copied().unwrap_or(0)))
-            .sum();
-        Duration::from_nanos(used_ns)
+    pub fn since(&self, earlier: &Self) -> CpuUse {
+        let (mut run_ns, mut wait_ns) = (0, 0);
+        for (tid, now) in &self.threads {
+            let then = earlier.threads.get(tid).copied().unwrap_or_default();
+            run_ns += now.run_ns.saturating_sub(then.run_ns);
+            wait_ns += now.wait_ns.saturating_sub(then.wait_ns);
+        }
+        CpuUse {
+            ran: Duration::from_nanos(run_ns),
+            waited: Duration::from_nanos(wait_ns),
+        }
+    }
+}
+
+impl Times {
+    /// "run_ns wait_ns timeslices"
+    fn parse(text: &str) -> Option<Self> {
+        let mut fields = text.split_ascii_whitespace().map(str::parse);
+        Some(Self {
+            run_ns: fields.next()?.ok()?,
+            wait_ns: fields.next()?.ok()?,
+        })
     }
 }
 
@@ -65,6 +92,6 @@ mod tests {
             .since(&before);
         stop.send(()).expect("the worker waits");
         worker.join().expect("the worker ends");
-        assert!(used > Duration::from_millis(5), "{used:?}");
+        assert!(used.ran > Duration::from_millis(5), "{used:?}");
     }
 }

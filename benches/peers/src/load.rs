@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use hdrhistogram::Histogram;
 
-use crate::cpu::CpuReading;
+use crate::cpu::{CpuReading, CpuUse};
 use crate::epoll::{Epoll, IN, OUT, READABLE, Ready, read, write};
 use crate::server::raise_descriptor_limit;
 
@@ -65,10 +65,10 @@ pub struct Report {
     pub bytes: u64,
     /// From the write of a message to the read of its last byte, nanoseconds.
     pub latency_ns: Histogram<u64>,
-    /// CPU time of all threads of `server_pid`.
-    pub server_cpu: Option<Duration>,
-    /// CPU time of the load generator: near `elapsed` it was the bottleneck.
-    pub load_cpu: Option<Duration>,
+    /// Of all threads of `server_pid`.
+    pub server_cpu: Option<CpuUse>,
+    /// Of the load generator: near `elapsed` it was the bottleneck.
+    pub load_cpu: Option<CpuUse>,
 }
 
 /// Connects, warms up, measures, waits for what is still under way, and reports.

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use evring_peers::cpu::CpuUse;
 use evring_peers::load::{LoadArgs, Report, run};
 use serde_json::json;
 
@@ -36,9 +37,15 @@ fn main() -> ExitCode {
 
 fn to_json(args: &LoadArgs, report: &Report) -> serde_json::Value {
     let seconds = report.elapsed.as_secs_f64();
-    let per_message = |cpu: Option<std::time::Duration>| {
-        cpu.filter(|_| report.messages > 0)
-            .map(|cpu| cpu.as_secs_f64() * 1e6 / report.messages as f64)
+    let cpu = |cpu: Option<CpuUse>| {
+        cpu.map(|cpu| {
+            let ran = cpu.ran.as_secs_f64();
+            json!({
+                "us_per_message": (report.messages > 0).then(|| ran * 1e6 / report.messages as f64),
+                "busy": ran / seconds,
+                "kept_waiting": cpu.waited.as_secs_f64() / seconds,
+            })
+        })
     };
     json!({
         "connections": args.connections,
@@ -55,10 +62,8 @@ fn to_json(args: &LoadArgs, report: &Report) -> serde_json::Value {
             "p99.9": micros(report, 99.9),
             "max": report.latency_ns.max() as f64 / 1e3,
         },
-        "server_cpu_us_per_message": per_message(report.server_cpu),
-        "load_cpu_us_per_message": per_message(report.load_cpu),
-        "server_busy": report.server_cpu.map(|cpu| cpu.as_secs_f64() / seconds),
-        "load_busy": report.load_cpu.map(|cpu| cpu.as_secs_f64() / seconds),
+        "server_cpu": cpu(report.server_cpu),
+        "load_cpu": cpu(report.load_cpu),
     })
 }
 
@@ -81,8 +86,8 @@ fn print_text(report: &Report) {
     if let Some(cpu) = report.server_cpu {
         println!(
             "server CPU: {:.3} µs a message, {:.0} % of a core",
-            cpu.as_secs_f64() * 1e6 / report.messages.max(1) as f64,
-            cpu.as_secs_f64() / seconds * 100.0,
+            cpu.ran.as_secs_f64() * 1e6 / report.messages.max(1) as f64,
+            cpu.ran.as_secs_f64() / seconds * 100.0,
         );
     }
 }
