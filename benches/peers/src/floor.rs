@@ -11,6 +11,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
 
 use clap::Args;
+use io_uring::types::CancelBuilder;
 use io_uring::{cqueue, opcode, types};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -83,6 +84,7 @@ enum Kind {
     Connect,
     Recv,
     Send,
+    Cancel,
 }
 
 impl Kind {
@@ -95,7 +97,8 @@ impl Kind {
             0 => Self::Accept,
             1 => Self::Connect,
             2 => Self::Recv,
-            _ => Self::Send,
+            3 => Self::Send,
+            _ => Self::Cancel,
         };
         (kind, (user_data & u64::from(u32::MAX)) as usize)
     }
@@ -125,6 +128,8 @@ struct End {
     fin: bool,
     /// That was passed on.
     shut: bool,
+    /// An error on either side: nothing new is started.
+    broken: bool,
 }
 
 /// What a gathered send points to while the kernel has it.
@@ -145,6 +150,7 @@ impl End {
             listed: false,
             fin: false,
             shut: false,
+            broken: false,
         }
     }
 }
@@ -192,6 +198,11 @@ impl Floor<'_> {
             Kind::Connect => self.connected(end, cqe.result()),
             Kind::Recv => self.received(end, cqe),
             Kind::Send => self.sent(end, cqe.result()),
+            Kind::Cancel => {
+                self.ends[end].ops -= 1;
+                self.list(end);
+                Ok(())
+            }
         }
     }
 
@@ -241,14 +252,17 @@ impl Floor<'_> {
     fn connected(&mut self, end: usize, result: i32) -> io::Result<()> {
         self.ends[end].ops -= 1;
         if result < 0 {
-            self.break_off(end);
-            return Ok(());
+            return self.break_off(end);
         }
         self.recv(end)?;
         self.recv(end ^ 1)
     }
 
     fn recv(&mut self, end: usize) -> io::Result<()> {
+        if self.ends[end].broken {
+            self.list(end);
+            return Ok(());
+        }
         self.ends[end].ops += 1;
         let entry = multishot_recv(self.ends[end].fd).user_data(Kind::Recv.of(end));
         // SAFETY: the entry points to nothing; the slots it draws are the window's, which is never unmapped.
@@ -288,10 +302,7 @@ impl Floor<'_> {
                 self.starved.push(end);
                 Ok(())
             }
-            _ => {
-                self.break_off(end);
-                Ok(())
-            }
+            _ => self.break_off(end),
         }
     }
 
@@ -304,7 +315,8 @@ impl Floor<'_> {
         if end.queue.is_empty() {
             if end.fin && !end.shut {
                 end.shut = true;
-                shut_down(end.fd, libc::SHUT_WR);
+                // SAFETY: no memory is involved; a socket that is no longer connected is only an error.
+                unsafe { libc::shutdown(end.fd, libc::SHUT_WR) };
             }
             self.close_if_over(at);
             return Ok(());
@@ -348,12 +360,11 @@ impl Floor<'_> {
     fn sent(&mut self, at: usize, result: i32) -> io::Result<()> {
         let end = &mut self.ends[at];
         end.ops -= 1;
-        if result < 0 {
+        if result < 0 || end.broken {
             for chunk in end.flight.drain(..) {
                 self.window.put_back(chunk.slot);
             }
-            self.break_off(at);
-            return Ok(());
+            return self.break_off(at);
         }
         let mut left = result as u32;
         let mut done = 0;
@@ -384,19 +395,30 @@ impl Floor<'_> {
         }
     }
 
-    /// An error on either side ends both: shutting down makes every operation complete, and what is in flight goes
-    /// back to the pool then.
-    fn break_off(&mut self, at: usize) {
+    /// An error on either side ends both: what is queued is dropped, what the kernel has is cancelled, and both are closed
+    /// once that has come back. (Shutting down instead is not enough: a multishot receive that still found data gets
+    /// no completion for the end.)
+    fn break_off(&mut self, at: usize) -> io::Result<()> {
         for at in [at, self.other(at)] {
+            self.list(at);
             let end = &mut self.ends[at];
+            if end.broken || end.fd < 0 {
+                continue;
+            }
             end.fin = true;
             end.shut = true;
+            end.broken = true;
             for chunk in end.queue.drain(..) {
                 self.window.put_back(chunk.slot);
             }
-            shut_down(end.fd, libc::SHUT_RDWR);
-            self.list(at);
+            end.ops += 1;
+            let entry = opcode::AsyncCancel2::new(CancelBuilder::fd(types::Fd(end.fd)).all())
+                .build()
+                .user_data(Kind::Cancel.of(at));
+            // SAFETY: the entry points to nothing.
+            unsafe { self.ring.push(&entry)? };
         }
+        Ok(())
     }
 
     fn close_if_over(&mut self, at: usize) {
@@ -414,6 +436,7 @@ impl Floor<'_> {
             end.fd = -1;
             end.fin = false;
             end.shut = false;
+            end.broken = false;
         }
         self.starved.retain(|starved| *starved & !1 != at & !1);
         self.free_pairs.push(at & !1);
@@ -425,9 +448,4 @@ impl Floor<'_> {
             Route::Proxy(_) => end ^ 1,
         }
     }
-}
-
-fn shut_down(fd: RawFd, how: libc::c_int) {
-    // SAFETY: no memory is involved; a socket that is no longer connected is only an error.
-    unsafe { libc::shutdown(fd, how) };
 }
