@@ -15,6 +15,7 @@ const PEERS: [(&str, &str); 2] = [
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(have_libevent)");
     println!("cargo::rerun-if-changed=c");
+    println!("cargo::rerun-if-env-changed=CFLAGS");
 
     let headers_found = cc::Build::new()
         .file("c/probe.c")
@@ -23,6 +24,8 @@ fn main() {
         .try_expand()
         .is_ok();
     if !headers_found {
+        // A path that is not there makes cargo look again with every build, until it is.
+        println!("cargo::rerun-if-changed=/usr/include/event2/event.h");
         println!(
             "cargo::warning=libevent's headers were not found (Debian: libevent-dev); \
              libevent-echo and libevent-proxy are built without it"
