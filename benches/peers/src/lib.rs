@@ -1,0 +1,20 @@
+//! The peers evring is measured against, and what they share.
+//!
+//! Every server here takes `--listen ADDR`, prints `listening on ADDR` once it accepts, and exits 0 on SIGTERM
+//! or SIGINT. Each is written the way a competent user of that interface would write it, so that a comparison
+//! says something about the interface:
+//!
+//! | binary | what it is |
+//! |---|---|
+//! | `floor-echo`, `floor-proxy` | a bare io_uring loop ([`floor`]): what evring's cost is compared with from below |
+//! | `epoll-echo` | a raw epoll loop with nonblocking reads and writes |
+//! | `libevent-echo`, `libevent-proxy` | libevent's bufferevents, in C (`c/`) |
+//! | `tokio-echo` | tokio's current-thread runtime |
+//! | `peer-load` | the closed-loop load generator that drives them all ([`load`]) |
+
+pub mod cpu;
+pub mod epoll;
+pub mod floor;
+pub mod load;
+pub mod ring;
+pub mod server;

@@ -1,0 +1,229 @@
+//! Every peer serves what it is asked to, byte for byte, and ends as the comparison expects it to.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use evring_peers::load::{LoadArgs, run};
+use socket2::SockRef;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Server {
+    child: Child,
+    addr: SocketAddr,
+}
+
+impl Server {
+    /// `None` where the peer was built without its library (exit code 3).
+    fn start(binary: &str, arguments: &[String]) -> Option<Self> {
+        let mut child = Command::new(binary)
+            .args(["--listen", "127.0.0.1:0"])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the binary was built with this test");
+        let stdout = child.stdout.take().expect("piped");
+        let mut line = String::new();
+        BufReader::new(stdout)
+            .read_line(&mut line)
+            .expect("stdout is text");
+        let Some(addr) = line.trim().strip_prefix("listening on ") else {
+            let code = child.wait().expect("it has ended").code();
+            assert_eq!(code, Some(3), "{binary} did not start: {line:?}");
+            return None;
+        };
+        let addr = addr.parse().expect("an address follows");
+        Some(Self { child, addr })
+    }
+
+    fn stop(mut self) {
+        let pid = self.child.id() as libc::pid_t;
+        // SAFETY: no memory is involved; the child has not been waited for, so the pid is still its own.
+        assert_eq!(unsafe { libc::kill(pid, libc::SIGTERM) }, 0);
+        let status = self.child.wait().expect("the child is ours");
+        assert_eq!(status.code(), Some(0));
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn load(connect: SocketAddr, connections: usize, size: usize, depth: usize) -> LoadArgs {
+    LoadArgs {
+        connect,
+        connections,
+        size,
+        depth,
+        seconds: 0.2,
+        warm_up: 0.0,
+        server_pid: None,
+    }
+}
+
+fn serves(server: &Server) {
+    for (connections, size, depth) in [(1, 1, 1), (64, 64, 4), (8, 16 * 1024, 2), (2, 1 << 20, 1)] {
+        let report = run(&load(server.addr, connections, size, depth))
+            .unwrap_or_else(|error| panic!("{connections} × {size} B, depth {depth}: {error}"));
+        assert!(report.messages > 0);
+        assert_eq!(report.latency_ns.len(), report.messages);
+        assert_eq!(report.bytes, report.messages * size as u64);
+    }
+}
+
+/// A client that says all it has, ends its direction, and only then reads: it gets all of it and then the end.
+fn carries_half_close(server: &Server) {
+    let mut stream = TcpStream::connect(server.addr).expect("the server listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("not zero");
+    let sent: Vec<u8> = (0..300_000_u32).map(|at| (at % 251) as u8).collect();
+    let mut writer = stream.try_clone().expect("descriptors are left");
+    let bytes = sent.clone();
+    let writing = thread::spawn(move || {
+        writer.write_all(&bytes).expect("the server reads");
+        writer.shutdown(Shutdown::Write).expect("still connected");
+    });
+    let mut got = Vec::new();
+    stream.read_to_end(&mut got).expect("an orderly end");
+    writing.join().expect("all was sent");
+    assert!(
+        got == sent,
+        "{} of {} bytes came back",
+        got.len(),
+        sent.len()
+    );
+}
+
+/// Clients that vanish take nothing down and leave no descriptor behind.
+fn survives_resets(server: &Server) {
+    let descriptors = || {
+        std::fs::read_dir(format!("/proc/{}/fd", server.child.id()))
+            .expect("the server runs")
+            .count()
+    };
+    let before = descriptors();
+    for _ in 0..50 {
+        let mut stream = TcpStream::connect(server.addr).expect("the server listens");
+        stream.write_all(&[7; 5000]).expect("connected");
+        // With linger 0 closing sends a reset.
+        SockRef::from(&stream)
+            .set_linger(Some(Duration::ZERO))
+            .expect("a TCP socket");
+    }
+    run(&load(server.addr, 4, 100, 1)).expect("the server still serves");
+    let end = Instant::now() + PATIENCE;
+    while descriptors() > before {
+        assert!(Instant::now() < end, "{} -> {}", before, descriptors());
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn echo(binary: &str, arguments: &[&str]) {
+    let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+    if let Some(server) = Server::start(binary, &arguments) {
+        serves(&server);
+        survives_resets(&server);
+        server.stop();
+    }
+}
+
+fn proxy(binary: &str, arguments: &[&str]) {
+    let upstream = Server::start(env!("CARGO_BIN_EXE_floor-echo"), &[]).expect("needs no library");
+    let mut with_upstream = vec!["--upstream".to_owned(), upstream.addr.to_string()];
+    with_upstream.extend(arguments.iter().map(ToString::to_string));
+    if let Some(server) = Server::start(binary, &with_upstream) {
+        serves(&server);
+        carries_half_close(&server);
+        survives_resets(&server);
+        server.stop();
+    }
+    upstream.stop();
+}
+
+#[test]
+fn floor_echo() {
+    echo(env!("CARGO_BIN_EXE_floor-echo"), &[]);
+    echo(env!("CARGO_BIN_EXE_floor-echo"), &["--spin"]);
+}
+
+#[test]
+fn floor_echo_whose_window_is_too_small() {
+    let small = ["--slot", "512", "--window", "2"];
+    echo(env!("CARGO_BIN_EXE_floor-echo"), &small);
+}
+
+#[test]
+fn floor_echo_carries_half_close() {
+    let server = Server::start(env!("CARGO_BIN_EXE_floor-echo"), &[]).expect("needs no library");
+    carries_half_close(&server);
+    server.stop();
+}
+
+#[test]
+fn floor_proxy() {
+    proxy(env!("CARGO_BIN_EXE_floor-proxy"), &[]);
+    proxy(
+        env!("CARGO_BIN_EXE_floor-proxy"),
+        &["--slot", "512", "--window", "2"],
+    );
+}
+
+#[test]
+fn floor_proxy_drops_clients_of_an_upstream_that_refuses() {
+    // A port that was just free and has nobody listening.
+    let refusing = std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("the loopback is there");
+    let arguments = ["--upstream".to_owned(), refusing.to_string()];
+    let server =
+        Server::start(env!("CARGO_BIN_EXE_floor-proxy"), &arguments).expect("needs no library");
+    let mut stream = TcpStream::connect(server.addr).expect("the proxy listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("not zero");
+    let mut nothing = [0];
+    assert!(matches!(stream.read(&mut nothing), Ok(0) | Err(_)));
+    server.stop();
+}
+
+#[test]
+fn epoll_echo() {
+    echo(env!("CARGO_BIN_EXE_epoll-echo"), &[]);
+    echo(env!("CARGO_BIN_EXE_epoll-echo"), &["--spin"]);
+}
+
+#[test]
+fn libevent_echo() {
+    echo(env!("CARGO_BIN_EXE_libevent-echo"), &[]);
+}
+
+#[test]
+fn libevent_proxy() {
+    proxy(env!("CARGO_BIN_EXE_libevent-proxy"), &[]);
+}
+
+#[test]
+fn tokio_echo() {
+    echo(env!("CARGO_BIN_EXE_tokio-echo"), &[]);
+}
+
+#[test]
+fn load_tells_a_wrong_byte() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("the loopback is there");
+    let addr = listener.local_addr().expect("bound");
+    let liar = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("the load connects");
+        let mut message = [0; 64];
+        stream.read_exact(&mut message).expect("the load sends");
+        message[63] ^= 1;
+        stream.write_all(&message).ok();
+        // Until the load hangs up.
+        stream.read_to_end(&mut Vec::new()).ok();
+    });
+    let error = run(&load(addr, 1, 64, 1)).expect_err("a byte is wrong");
+    assert_eq!(error.kind(), std::io::ErrorKind::InvalidData, "{error}");
+    liar.join().expect("the server ends");
+}
