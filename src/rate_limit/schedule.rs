@@ -49,6 +49,11 @@ impl Schedule {
         self.burst
     }
 
+    /// Whether a tick is cut into parts.
+    pub(crate) fn is_paced(&self) -> bool {
+        self.steps > 1
+    }
+
     /// What a new bucket holds: step 0's bytes, which without sub-tick pacing is one tick's rate.
     pub(crate) fn initial(&self) -> i64 {
         self.released_in_tick(0) as i64
@@ -122,7 +127,6 @@ impl Position {
     }
 
     /// When the next step starts.
-    #[cfg(test)]
     pub(crate) fn next_ns(&self) -> u64 {
         self.next_ns
     }
