@@ -125,6 +125,8 @@ struct Inner {
     end: Cell<Option<RelayEnd>>,
     /// Both are being flushed and freed.
     finishing: Cell<bool>,
+    /// Sides that may still have received something.
+    quieting: Cell<u8>,
     /// Bufferevents that are not freed yet.
     open: Cell<u8>,
     /// When a byte moved last, in the driver's time.
@@ -169,6 +171,7 @@ pub fn relay(a: &BufferEvent, b: &BufferEvent, options: RelayOptions) -> Result<
         undelivered: Cell::new(0),
         end: Cell::new(None),
         finishing: Cell::new(false),
+        quieting: Cell::new(0),
         open: Cell::new(2),
         moved_at: Cell::new(base.now()),
         timer: RefCell::new(None),
@@ -181,6 +184,7 @@ pub fn relay(a: &BufferEvent, b: &BufferEvent, options: RelayOptions) -> Result<
         })?;
         bev.set_watermarks(Interest::WRITE, options.low, 0)?;
         bev.set_watermarks(Interest::READ, 0, 0)?;
+        bev.set_receive_bound(options.high);
     }
     inner.watch_idle(&base)?;
     // What was received before goes first.
@@ -251,7 +255,7 @@ impl Inner {
         };
         direction.bytes.set(direction.bytes.get() + moved as u64);
         self.touch();
-        if sink.output().len() > self.options.high {
+        if sink.output().len() > self.options.high && !self.finishing.get() {
             direction.paused.set(true);
             let _freed = source.disable(Interest::READ);
         }
@@ -262,7 +266,7 @@ impl Inner {
         self.touch();
         let source = side.other();
         let direction = self.from(source);
-        if direction.paused.replace(false) && !direction.done.get() {
+        if direction.paused.replace(false) && !direction.done.get() && !self.finishing.get() {
             let _freed = self.bev(source).enable(Interest::READ);
         }
     }
@@ -312,7 +316,7 @@ impl Inner {
         }
     }
 
-    /// Ends the relay: both sides send what they have and are freed.
+    /// Ends the relay: what both sides have received is passed on and sent, then they are freed.
     fn finish(self: &Rc<Self>, end: RelayEnd, deadline: Option<Duration>) {
         if self.finishing.replace(true) {
             return;
@@ -320,6 +324,25 @@ impl Inner {
         // A failure that came first is the reason, not what followed from it.
         self.end.set(self.end.get().or(Some(end)));
         self.replace_timer(None);
+        self.quieting.set(2);
+        for side in [RelaySide::A, RelaySide::B] {
+            let relay = self.clone();
+            let quiet = self.bev(side).finish_reading(move |_| {
+                relay.pass_on(side);
+                relay.quiet(deadline);
+            });
+            if quiet.is_err() {
+                self.quiet(deadline);
+            }
+        }
+    }
+
+    /// One more side receives nothing any more. Once both do, they send what they have.
+    fn quiet(self: &Rc<Self>, deadline: Option<Duration>) {
+        self.quieting.set(self.quieting.get().saturating_sub(1));
+        if self.quieting.get() != 0 {
+            return;
+        }
         for side in [RelaySide::A, RelaySide::B] {
             let relay = self.clone();
             let bev = self.bev(side);

@@ -15,36 +15,75 @@ const LINGER_NS: u64 = 2_000_000_000;
 
 type Report = Box<dyn FnOnce(FlushEnd)>;
 
-/// A close under way.
-pub(super) struct Closing {
-    /// All was sent; waiting for the peer's end.
-    lingering: bool,
-    /// In the driver's time; `u64::MAX`: none.
-    deadline: u64,
-    report: Report,
+type Done = Box<dyn FnOnce(&BufferEvent)>;
+
+/// The last things that a bufferevent does.
+pub(super) enum Closing {
+    /// It receives no more; called once the kernel has let go of its receive.
+    Quieting(Done),
+    /// It sends what is buffered.
+    Flushing {
+        /// In the driver's time; `u64::MAX`: none.
+        deadline: u64,
+        report: Report,
+    },
+    /// All was sent; it reads and drops until the peer's end.
+    Lingering { deadline: u64, report: Report },
 }
 
 impl Closing {
     pub(super) fn deadline(&self) -> u64 {
-        self.deadline
+        match self {
+            Closing::Quieting(_) => u64::MAX,
+            Closing::Flushing { deadline, .. } | Closing::Lingering { deadline, .. } => *deadline,
+        }
     }
 
-    /// Whether it reads and drops until the peer's end.
+    /// Whether what is received from now on is dropped.
+    pub(super) fn drops_input(&self) -> bool {
+        !self.quiets()
+    }
+
+    pub(super) fn quiets(&self) -> bool {
+        matches!(self, Closing::Quieting(_))
+    }
+
     pub(super) fn lingers(&self) -> bool {
-        self.lingering
+        matches!(self, Closing::Lingering { .. })
+    }
+
+    fn end(self, how: FlushEnd) {
+        match self {
+            Closing::Quieting(_) => {}
+            Closing::Flushing { report, .. } | Closing::Lingering { report, .. } => report(how),
+        }
     }
 }
 
 impl fmt::Debug for Closing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Closing")
-            .field("lingering", &self.lingering)
-            .field("deadline", &self.deadline)
-            .finish_non_exhaustive()
+        f.write_str(match self {
+            Closing::Quieting(_) => "Quieting",
+            Closing::Flushing { .. } => "Flushing",
+            Closing::Lingering { .. } => "Lingering",
+        })
     }
 }
 
 impl Inner {
+    /// Receives no more; `done` once all that the kernel had received is in the input.
+    pub(super) fn begin_quieting(self: &Rc<Self>, base: &EventBase, done: Done) {
+        let previous = self
+            .closing
+            .replace(Some(Box::new(Closing::Quieting(done))));
+        drop(previous);
+        self.core.borrow_mut().disable(Interest::READ);
+        self.show_unseen(base);
+        self.socket.stop_receive(base);
+        self.mark_dirty(base);
+        self.sync(base);
+    }
+
     pub(super) fn begin_closing(
         self: &Rc<Self>,
         base: &EventBase,
@@ -54,14 +93,11 @@ impl Inner {
         let now = base.now();
         let after = deadline.map(|d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX));
         let deadline = after.map_or(u64::MAX, |after| now.saturating_add(after));
-        let previous = self.closing.replace(Some(Box::new(Closing {
-            lingering: false,
-            deadline,
-            report,
-        })));
+        let flushing = Closing::Flushing { deadline, report };
+        let previous = self.closing.replace(Some(Box::new(flushing)));
         if let Some(previous) = previous {
             // Closed twice: the later deadline and report hold, the earlier report is told so.
-            (previous.report)(FlushEnd::Failed {
+            previous.end(FlushEnd::Failed {
                 unsent: self.output_len(),
             });
         }
@@ -87,6 +123,16 @@ impl Inner {
         let Some(closing) = slot.as_deref_mut() else {
             return;
         };
+        if closing.quiets() {
+            if !self.socket.receiving() {
+                let quiet = slot.take();
+                drop(slot);
+                if let Some(Closing::Quieting(done)) = quiet.map(|closing| *closing) {
+                    done(&BufferEvent(self.clone()));
+                }
+            }
+            return;
+        }
         let core = self.core.borrow();
         let unsent = self.output_len();
         let (link, fin) = (core.link(), core.fin());
@@ -97,10 +143,11 @@ impl Inner {
             Link::Up if broken => Some(FlushEnd::Failed { unsent }),
             Link::Up if fin != Fin::Sent => None,
             Link::Up if self.socket.at_end() => Some(FlushEnd::Flushed),
+            Link::Up if closing.lingers() => None,
             Link::Up => {
-                if !closing.lingering {
-                    closing.lingering = true;
-                    closing.deadline = closing.deadline.min(base.now() + LINGER_NS);
+                if let Some(Closing::Flushing { deadline, report }) = slot.take().map(|c| *c) {
+                    let deadline = deadline.min(base.now().saturating_add(LINGER_NS));
+                    *slot = Some(Box::new(Closing::Lingering { deadline, report }));
                     drop(slot);
                     // Receive, to see the peer's end; what comes is dropped.
                     self.mark_dirty(base);
@@ -122,10 +169,10 @@ impl Inner {
         let Some(closing) = slot.as_deref() else {
             return false;
         };
-        if closing.deadline > now {
+        if closing.deadline() > now {
             return false;
         }
-        let end = if closing.lingering {
+        let end = if closing.lingers() {
             FlushEnd::Flushed
         } else {
             FlushEnd::TimedOut {
@@ -139,9 +186,9 @@ impl Inner {
 
     fn finish_closing(self: &Rc<Self>, base: &EventBase, end: FlushEnd) {
         let closing = self.closing.borrow_mut().take();
-        BufferEvent(self.clone()).0.free(base);
+        self.free(base);
         if let Some(closing) = closing {
-            (closing.report)(end);
+            closing.end(end);
         }
     }
 }

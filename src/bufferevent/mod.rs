@@ -388,6 +388,27 @@ impl BufferEvent {
         Ok(())
     }
 
+    /// Stops receiving for good and calls `done` when it has: all that the kernel had received for this bufferevent is
+    /// then in the input, whatever the high mark. The callbacks run on meanwhile; the end of the stream is not
+    /// reported any more.
+    ///
+    /// For an orderly end: what was received was acknowledged to the peer, and can be answered or passed on before
+    /// [`close_after_flush`](Self::close_after_flush).
+    ///
+    /// # Errors
+    /// [`Error::Freed`].
+    pub fn finish_reading(&self, done: impl FnOnce(&BufferEvent) + 'static) -> Result<(), Error> {
+        let base = self.live()?;
+        self.0.begin_quieting(&base, Box::new(done));
+        Ok(())
+    }
+
+    /// Bounds what one receive brings before it is armed again, and so what arrives in spite of a pause, in
+    /// bytes; 0: no bound but the receive window.
+    pub(crate) fn set_receive_bound(&self, bytes: usize) {
+        self.0.socket.set_receive_bound(bytes);
+    }
+
     /// The error number that came with the last `ERROR` event.
     pub fn last_error(&self) -> Option<Errno> {
         self.0.core.borrow().errno()

@@ -98,6 +98,8 @@ pub(super) struct Socket {
     unseen: RefCell<Option<Box<Unseen>>>,
     /// The cancellation of the receive was asked for.
     stopping: Cell<bool>,
+    /// See `set_receive_bound`.
+    receive_bound: Cell<u32>,
     /// In the base's line for receive slots.
     starved: Cell<bool>,
     kind: Cell<Kind>,
@@ -122,6 +124,7 @@ impl Socket {
             retired: RefCell::default(),
             unseen: RefCell::default(),
             stopping: Cell::new(false),
+            receive_bound: Cell::new(0),
             starved: Cell::new(false),
             kind: Cell::new(kind),
             made_here: Cell::new(false),
@@ -240,6 +243,26 @@ impl Socket {
         if let Some(op) = self.send.get() {
             base.cancel(op);
         }
+    }
+
+    /// Ends the receive that is under way, if there is one.
+    pub(super) fn stop_receive(&self, base: &EventBase) {
+        if let Some(op) = self.receive.get()
+            && !self.stopping.replace(true)
+        {
+            base.cancel(op);
+        }
+    }
+
+    pub(super) fn receiving(&self) -> bool {
+        self.receive.get().is_some()
+    }
+
+    /// Bounds what one receive may bring before it is armed again, in bytes; 0: no bound. Whoever can pause
+    /// reading bounds with it what arrives in spite of the pause.
+    pub(super) fn set_receive_bound(&self, bytes: usize) {
+        self.receive_bound
+            .set(u32::try_from(bytes).unwrap_or(u32::MAX));
     }
 
     /// Closes the descriptors that wait for their operations, if none is left.
@@ -395,7 +418,7 @@ impl Inner {
     fn take_in(self: &Rc<Self>, base: &EventBase, piece: Piece) {
         let n = piece.len();
         base.tally().received(n);
-        if self.closing.borrow().is_some() {
+        if self.drops_input() {
             return;
         }
         let mut core = self.core.borrow_mut();
@@ -410,13 +433,49 @@ impl Inner {
         }
         drop(core);
         self.unseen(|unseen| unseen.bytes.push_piece(piece));
-        self.deliver(base);
-        self.stop_receive(base);
+        if self.quiets() {
+            self.show_unseen(base);
+        } else {
+            self.deliver(base);
+        }
+        // Let the receive bring no more of it than it has to (I10).
+        if self.socket.unseen.borrow().is_some() {
+            self.socket.stop_receive(base);
+        }
+    }
+
+    fn drops_input(&self) -> bool {
+        let closing = self.closing.borrow();
+        closing.as_ref().is_some_and(|c| c.drops_input())
+    }
+
+    fn quiets(&self) -> bool {
+        let closing = self.closing.borrow();
+        closing.as_ref().is_some_and(|c| c.quiets())
+    }
+
+    /// Moves all that waits unseen to the input, whatever its high mark; an end that waits behind it stays.
+    pub(super) fn show_unseen(self: &Rc<Self>, base: &EventBase) {
+        let mut slot = self.socket.unseen.borrow_mut();
+        let (Some(unseen), Ok(mut input)) = (slot.as_deref_mut(), self.input.try_borrow_mut())
+        else {
+            return;
+        };
+        if unseen.bytes.is_empty() {
+            return;
+        }
+        input.take_all(&mut unseen.bytes);
+        self.core
+            .borrow_mut()
+            .handle_received(input.len(), base.now());
+        if unseen.end.is_none() {
+            *slot = None;
+        }
     }
 
     fn ended(self: &Rc<Self>, base: &EventBase, end: End) {
         self.socket.at_end.set(true);
-        if self.closing.borrow().is_some() {
+        if self.drops_input() {
             return;
         }
         self.unseen(|unseen| unseen.end = Some(end));
@@ -464,7 +523,8 @@ impl Inner {
     }
 
     fn wants_receive(&self) -> bool {
-        let lingering = self.closing.borrow().as_ref().is_some_and(|c| c.lingers());
+        let closing = self.closing.borrow();
+        let lingering = closing.as_ref().is_some_and(|c| c.lingers());
         lingering && !self.socket.at_end.get()
             || self.core.borrow().wants_read() && self.socket.unseen.borrow().is_none()
     }
@@ -475,6 +535,12 @@ impl Inner {
         if socket.receive.get().is_some() || socket.starved.get() || !self.wants_receive() {
             return;
         }
+        let room = self.core.borrow().room(self.input_len());
+        let arm_limit = match (u32::try_from(room), socket.receive_bound.get()) {
+            (Ok(room), 0) => room,
+            (Ok(room), bound) => room.min(bound),
+            (Err(_no_mark), bound) => bound,
+        };
         let op = if socket.kind.get() == Kind::Plain {
             let Some(slot) = base.with_driver(|driver| driver.arena().take()) else {
                 socket.starved.set(true);
@@ -492,26 +558,13 @@ impl Inner {
                 multishot: socket.kind.get() == Kind::Inet,
                 max_len: 0,
                 poll_first: true,
-                arm_limit: 0,
+                arm_limit,
             }
         };
         base.tally().receive_armed();
         let op = socket.push(base, self.token.get(), op);
         socket.receive.set(Some(op));
         socket.stopping.set(false);
-    }
-
-    /// Something waits unseen: let the receive bring no more of it than it has to (I10).
-    fn stop_receive(&self, base: &EventBase) {
-        let socket = &self.socket;
-        if socket.unseen.borrow().is_none() {
-            return;
-        }
-        if let Some(op) = socket.receive.get()
-            && !socket.stopping.replace(true)
-        {
-            base.cancel(op);
-        }
     }
 
     /// Hands the front of the output to the kernel; one send at a time (I4).

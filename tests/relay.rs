@@ -1,0 +1,323 @@
+//! Two connections joined by a relay.
+
+use std::cell::{Cell, RefCell};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::thread;
+use std::time::Duration;
+
+use evring::{
+    Addr, BufferEvent, EventBase, Options, RelayEnd, RelayOptions, RelayReport, RelaySide, relay,
+};
+
+/// A bound on everything that waits in these tests.
+const BOUND: Duration = Duration::from_secs(20);
+
+/// Pseudo-random bytes from a seed (xorshift).
+fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed | 1;
+    (0..len)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state as u8
+        })
+        .collect()
+}
+
+fn tcp_pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+    let (server, _) = listener.accept().expect("a connection waits");
+    client.set_read_timeout(Some(BOUND)).unwrap();
+    client.set_write_timeout(Some(BOUND)).unwrap();
+    (client, server)
+}
+
+fn adopt(base: &EventBase, fd: impl Into<std::os::fd::OwnedFd>) -> BufferEvent {
+    BufferEvent::socket(base, Some(fd.into()), Options::CLOSE_ON_FREE).expect("a bufferevent")
+}
+
+/// A relay between two TCP connections; the far ends and a place for its report.
+fn joined(
+    base: &EventBase,
+    options: RelayOptions,
+) -> (
+    TcpStream,
+    TcpStream,
+    evring::Relay,
+    Rc<Cell<Option<RelayReport>>>,
+) {
+    let (left, a) = tcp_pair();
+    let (right, b) = tcp_pair();
+    let relay = relay(&adopt(base, a), &adopt(base, b), options).expect("a relay");
+    let report = Rc::new(Cell::new(None));
+    let told = report.clone();
+    relay.on_end(move |how| told.set(Some(*how)));
+    (left, right, relay, report)
+}
+
+fn assert_clean(base: &EventBase) {
+    assert_eq!((base.active(), base.in_flight()), (0, 0), "{base:?}");
+}
+
+#[test]
+fn both_directions_arrive_whole_and_nothing_is_copied() {
+    let base = EventBase::new().unwrap();
+    let (left, right, _relay, report) = joined(&base, RelayOptions::default());
+    let (there, back) = (noise(1, 5 << 20), noise(2, 3 << 20));
+    let exchange = |mut stream: TcpStream, out: Vec<u8>| {
+        thread::spawn(move || {
+            let mut writer = stream.try_clone().unwrap();
+            let writing = thread::spawn(move || {
+                writer.write_all(&out).unwrap();
+                writer.shutdown(Shutdown::Write).unwrap();
+            });
+            let mut got = Vec::new();
+            stream.read_to_end(&mut got).unwrap();
+            writing.join().unwrap();
+            got
+        })
+    };
+    let at_left = exchange(left, there.clone());
+    let at_right = exchange(right, back.clone());
+    base.run().unwrap();
+    assert!(at_left.join().unwrap() == back);
+    assert!(at_right.join().unwrap() == there);
+    let report = report.get().expect("it ended");
+    assert_eq!(report.end, RelayEnd::Finished);
+    assert_eq!((report.a_to_b, report.b_to_a), (5 << 20, 3 << 20));
+    assert_eq!(report.undelivered, 0);
+    assert_eq!(base.counters().bytes_copied, 0, "{}", base.counters());
+    assert_clean(&base);
+}
+
+#[test]
+fn half_close_is_carried_through() {
+    let base = EventBase::new().unwrap();
+    let (mut left, mut right, _relay, report) = joined(&base, RelayOptions::default());
+    let peers = thread::spawn(move || {
+        left.write_all(b"question").unwrap();
+        left.shutdown(Shutdown::Write).unwrap();
+        let mut got = Vec::new();
+        right.read_to_end(&mut got).unwrap();
+        assert_eq!(got, b"question");
+        right
+            .write_all(b"answer after the end of the question")
+            .unwrap();
+        drop(right);
+        let mut got = Vec::new();
+        left.read_to_end(&mut got).unwrap();
+        assert_eq!(got, b"answer after the end of the question");
+    });
+    base.run().unwrap();
+    peers.join().unwrap();
+    assert_eq!(report.get().unwrap().end, RelayEnd::Finished);
+    assert_clean(&base);
+}
+
+#[test]
+fn a_peer_that_never_reads_bounds_memory_and_holds_nobody_else_up() {
+    let base = EventBase::new().unwrap();
+    const HIGH: usize = 64 << 10;
+    let (stuffing, stuck, _relay, _report) = joined(&base, RelayOptions::default().high(HIGH));
+    let (mut left, mut right, _other, _) = joined(&base, RelayOptions::default());
+    stuffing.set_nonblocking(true).unwrap();
+    let remote = base.remote().unwrap();
+    let peers = thread::spawn(move || {
+        // Until the whole way is full: the kernel takes no more, and goes on not to.
+        let chunk = vec![7; 64 << 10];
+        let mut full = 0;
+        while full < 50 {
+            match (&stuffing).write(&chunk) {
+                Ok(_) => full = 0,
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                    full += 1;
+                    thread::sleep(Duration::from_millis(1));
+                }
+            }
+        }
+        let sent = noise(3, 1 << 20);
+        let out = sent.clone();
+        let writing = thread::spawn(move || {
+            left.write_all(&out).unwrap();
+            left
+        });
+        let mut got = vec![0; sent.len()];
+        right.read_exact(&mut got).unwrap();
+        assert!(got == sent);
+        let keep = (stuffing, stuck, writing.join().unwrap(), right);
+        remote.stop().unwrap();
+        keep
+    });
+    base.run().unwrap();
+    // The window, and for the paused direction at most its mark, one arm and a slot each.
+    let window = 128;
+    let bound = window + 2 * (HIGH / (16 << 10)) + 2;
+    let live = base.slots_live();
+    assert!(live <= bound, "{live} slots live, at most {bound}");
+    drop(peers.join().unwrap());
+}
+
+#[test]
+fn what_was_received_before_a_reset_is_delivered() {
+    let base = EventBase::new().unwrap();
+    let (left, mut right, _relay, report) = joined(&base, RelayOptions::default());
+    let sent = noise(4, 100_000);
+    let out = sent.clone();
+    let peers = thread::spawn(move || {
+        (&left).write_all(&out).unwrap();
+        let mut got = vec![0; out.len()];
+        right.read_exact(&mut got).unwrap();
+        assert!(got == out);
+        evring::sys::net::set_linger(std::os::fd::AsRawFd::as_raw_fd(&left), Some(0)).unwrap();
+        drop(left); // resets
+        let mut rest = Vec::new();
+        right.read_to_end(&mut rest).unwrap();
+        assert!(rest.is_empty());
+    });
+    base.run().unwrap();
+    peers.join().unwrap();
+    let report = report.get().expect("it ended");
+    assert_eq!(
+        report.end,
+        RelayEnd::Failed {
+            side: RelaySide::A,
+            errno: Some(evring::ring::Errno::from_raw(libc::ECONNRESET)),
+        }
+    );
+    assert_eq!(report.a_to_b, sent.len() as u64);
+    assert_clean(&base);
+}
+
+#[test]
+fn close_after_flush_passes_on_what_waits_behind_a_pause() {
+    let base = EventBase::new().unwrap();
+    let (left, mut right, relay, report) = joined(&base, RelayOptions::default().high(4 << 10));
+    left.set_nonblocking(true).unwrap();
+    let remote = base.remote().unwrap();
+    let (told, wait) = std::sync::mpsc::channel();
+    let peers = thread::spawn(move || {
+        let chunk = noise(5, 1 << 20);
+        let mut sent = 0_u64;
+        let mut full = 0;
+        while full < 50 {
+            match (&left).write(&chunk) {
+                Ok(n) => (sent, full) = (sent + n as u64, 0),
+                Err(_) => {
+                    full += 1;
+                    thread::sleep(Duration::from_millis(1));
+                }
+            }
+        }
+        told.send(()).unwrap();
+        let mut got = 0_u64;
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            match right.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(n) => got += n as u64,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        (sent, got, left)
+    });
+    let closer = thread::spawn(move || {
+        wait.recv().unwrap();
+        remote.post(|base| base.stop()).unwrap();
+    });
+    base.run().unwrap();
+    closer.join().unwrap();
+    let taken = base.counters().bytes_in;
+    relay.close_after_flush(BOUND);
+    base.run().unwrap();
+    let (sent, got, left) = peers.join().unwrap();
+    let report = report.get().expect("it ended");
+    assert_eq!(report.undelivered, 0);
+    // All that had been taken from the kernel was passed on.
+    assert_eq!(report.a_to_b, got);
+    assert!(taken <= got && got <= sent, "{taken} {got} {sent}");
+    drop(left);
+    assert_clean(&base);
+}
+
+#[test]
+fn a_refused_upstream_ends_the_relay_with_its_error() {
+    let base = EventBase::new().unwrap();
+    let gone = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let (mut client, server) = tcp_pair();
+    let upstream = BufferEvent::socket(&base, None, Options::CLOSE_ON_FREE).unwrap();
+    upstream.connect(&Addr::from(gone)).unwrap();
+    let relay = relay(&adopt(&base, server), &upstream, RelayOptions::default()).unwrap();
+    let end = Rc::new(RefCell::new(None));
+    let told = end.clone();
+    relay.on_end(move |report| *told.borrow_mut() = Some(report.end));
+    let peer = thread::spawn(move || {
+        let mut got = Vec::new();
+        client.read_to_end(&mut got).map(|_| got.len()).unwrap()
+    });
+    base.run().unwrap();
+    assert_eq!(peer.join().unwrap(), 0);
+    let errno = Some(evring::ring::Errno::from_raw(libc::ECONNREFUSED));
+    let side = RelaySide::B;
+    assert_eq!(*end.borrow(), Some(RelayEnd::Failed { side, errno }));
+    assert_clean(&base);
+}
+
+#[test]
+fn idle_timeout_counts_both_directions() {
+    let base = EventBase::new().unwrap();
+    let idle = Duration::from_millis(150);
+    let (left, right, _relay, report) =
+        joined(&base, RelayOptions::default().idle_timeout(Some(idle)));
+    let peers = thread::spawn(move || {
+        // One way only, for longer than the time-out: the other direction alone is quiet.
+        for _ in 0..10 {
+            (&left).write_all(b"x").unwrap();
+            let mut one = [0];
+            (&right).read_exact(&mut one).unwrap();
+            thread::sleep(idle / 5);
+        }
+        // Then nobody: both ends see the end.
+        let mut rest = Vec::new();
+        (&left).read_to_end(&mut rest).unwrap();
+        (&right).read_to_end(&mut rest).unwrap();
+        assert!(rest.is_empty());
+    });
+    base.run().unwrap();
+    peers.join().unwrap();
+    let report = report.get().expect("it ended");
+    assert_eq!((report.end, report.a_to_b), (RelayEnd::TimedOut, 10));
+    assert_clean(&base);
+}
+
+#[test]
+fn unix_sockets_relay_as_well() {
+    let base = EventBase::new().unwrap();
+    let (mut left, a) = UnixStream::pair().unwrap();
+    let (mut right, b) = UnixStream::pair().unwrap();
+    let _relay = relay(&adopt(&base, a), &adopt(&base, b), RelayOptions::default()).unwrap();
+    let sent = noise(6, 1 << 20);
+    let out = sent.clone();
+    let writing = thread::spawn(move || {
+        left.write_all(&out).unwrap();
+        left.shutdown(Shutdown::Write).unwrap();
+        left
+    });
+    let reading = thread::spawn(move || {
+        let mut got = Vec::new();
+        right.read_to_end(&mut got).unwrap();
+        got
+    });
+    base.run().unwrap();
+    assert!(reading.join().unwrap() == sent);
+    drop(writing.join().unwrap());
+    assert_clean(&base);
+}
