@@ -1,0 +1,168 @@
+//! The load generator: it measures, checks every byte, and tells when something is wrong.
+
+mod common;
+
+use std::io::{Read, Write};
+
+use common::{Ended, Server, evring, free_port, upstream};
+
+fn load(addr: &str, more: &[&str]) -> (Ended, serde_json::Value) {
+    let ended = evring(&[&["load", "--connect", addr, "--json"], more].concat());
+    let report = serde_json::from_str(&ended.stdout).unwrap_or_else(|e| panic!("{e}: {ended:?}"));
+    (ended, report)
+}
+
+#[test]
+fn a_report_has_rates_latencies_and_no_errors() {
+    let echo = Server::echo();
+    for (connections, size, depth) in [
+        ("1", "1", "1"),
+        ("16", "64", "4"),
+        ("4", "16k", "1"),
+        ("2", "1M", "3"),
+    ] {
+        let (ended, report) = load(
+            &echo.addr,
+            &[
+                "--connections",
+                connections,
+                "--size",
+                size,
+                "--depth",
+                depth,
+                "--seconds",
+                "0.5",
+            ],
+        );
+        assert_eq!(
+            (ended.code, ended.stderr.as_str()),
+            (Some(0), ""),
+            "{ended:?}"
+        );
+        assert_eq!(report["errors"], 0, "{report}");
+        assert_eq!(report["connected"].to_string(), connections);
+        let messages = report["messages"].as_u64().expect("a number");
+        let bytes = messages * report["size_bytes"].as_u64().expect("a number");
+        assert!(messages > 0);
+        assert_eq!(report["bytes"].as_u64(), Some(bytes));
+        let latency = |name: &str| report["latency_us"][name].as_f64().expect("a number");
+        let ladder = ["p50", "p90", "p99", "p99.9", "max"].map(latency);
+        assert!(ladder[0] > 0.0 && ladder.is_sorted(), "{ladder:?}");
+    }
+}
+
+#[test]
+fn people_get_a_report_too() {
+    let echo = Server::echo();
+    let ended = evring(&["load", "--connect", &echo.addr, "--seconds", "0.2"]);
+    assert_eq!(
+        (ended.code, ended.stderr.as_str()),
+        (Some(0), ""),
+        "{ended:?}"
+    );
+    for word in ["messages", "each way", "p99.9", "errors"] {
+        assert!(ended.stdout.contains(word), "{ended:?}");
+    }
+}
+
+#[test]
+fn a_load_runs_through_the_proxy_and_over_unix_sockets() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let listen = format!("unix:{}", dir.path().join("p").display());
+    let proxy = Server::start(&["proxy", "--listen", &listen, "--stats"]);
+    let (ended, report) = load(
+        &listen,
+        &["--connections", "8", "--seconds", "0.3", "--spin"],
+    );
+    assert_eq!(ended.code, Some(0), "{report}");
+    let stats = proxy.stop();
+    assert_eq!(
+        stats.stat("bytes_from_clients"),
+        stats.stat("bytes_to_clients")
+    );
+    assert_eq!(stats.stat("bytes_copied"), 0);
+}
+
+#[test]
+fn nobody_there_is_an_error() {
+    let addr = format!("127.0.0.1:{}", free_port());
+    let ended = evring(&["load", "--connect", &addr, "--connections", "3"]);
+    ended.assert_one_line(1, "onnection refused");
+    let (ended, report) = load(&addr, &["--connections", "3"]);
+    assert_eq!(
+        (ended.code, report["messages"].as_u64()),
+        (Some(1), Some(0))
+    );
+    assert_eq!(report["errors"], 3, "{report}");
+    assert!(
+        report["error_kinds"].to_string().contains("refused"),
+        "{report}"
+    );
+}
+
+#[test]
+fn a_changed_byte_is_noticed() {
+    let addr = upstream::serve(|mut stream| {
+        let mut bytes = [0; 4096];
+        let mut passed = 0;
+        while let Ok(n @ 1..) = stream.read(&mut bytes) {
+            if passed < 50_000 && passed + n >= 50_000 {
+                bytes[n - 1] ^= 0x10;
+            }
+            passed += n;
+            if stream.write_all(&bytes[..n]).is_err() {
+                return;
+            }
+        }
+    });
+    let (ended, report) = load(&addr.to_string(), &["--connections", "1", "--seconds", "5"]);
+    assert_eq!(ended.code, Some(1), "{report}");
+    assert!(
+        report["error_kinds"].to_string().contains("other bytes"),
+        "{report}"
+    );
+}
+
+#[test]
+fn a_server_that_goes_away_or_stays_silent_is_an_error() {
+    let addr = upstream::serve(|mut stream| {
+        let mut bytes = [0; 64];
+        // The test sees what came of it.
+        let _ = stream
+            .read_exact(&mut bytes)
+            .and_then(|()| stream.write_all(&bytes));
+    });
+    let (ended, report) = load(&addr.to_string(), &["--connections", "2", "--seconds", "5"]);
+    assert_eq!(
+        (ended.code, report["errors"].as_u64()),
+        (Some(1), Some(2)),
+        "{report}"
+    );
+
+    let addr = upstream::serve(|stream| drop(common::read_all(stream)));
+    let (ended, report) = load(
+        &addr.to_string(),
+        &["--connections", "2", "--seconds", "0.2"],
+    );
+    assert_eq!(
+        (ended.code, report["messages"].as_u64()),
+        (Some(1), Some(0)),
+        "{report}"
+    );
+    assert!(
+        report["error_kinds"].to_string().contains("no answer"),
+        "{report}"
+    );
+}
+
+#[test]
+fn more_connections_than_open_files_is_told_at_once() {
+    let mut command = std::process::Command::new("sh");
+    let line = format!(
+        "ulimit -n 64; exec {} load --connect 127.0.0.1:1 --connections 100",
+        common::EVRING
+    );
+    command.args(["-c", &line]);
+    let ended = common::Process::start(command).wait(common::SOON);
+    ended.assert_one_line(1, "ulimit -n");
+}
