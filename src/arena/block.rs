@@ -177,8 +177,23 @@ unsafe fn dispose_rare(header: NonNull<Header>, kind: Kind) {
 #[inline]
 pub(super) fn new_block(min: usize) -> NonNull<Header> {
     let Some(class) = pool::class_of(min) else {
-        return new_exact(min);
+        // No memory: the same end as that of any other allocation that fails.
+        return new_exact(min).unwrap_or_else(|| handle_alloc_error(Layout::new::<Header>()));
     };
+    new_pooled(class)
+}
+
+/// As [`new_block`], but `None` where the allocator refuses a large one.
+#[inline]
+pub(super) fn try_new_block(min: usize) -> Option<NonNull<Header>> {
+    match pool::class_of(min) {
+        Some(class) => Some(new_pooled(class)),
+        None => new_exact(min),
+    }
+}
+
+#[inline]
+fn new_pooled(class: usize) -> NonNull<Header> {
     let (object, fresh) = pool::take(class);
     let header = object.cast::<Header>();
     if fresh {
@@ -207,16 +222,10 @@ fn init_pooled(header: NonNull<Header>, class: usize) {
 }
 
 #[cold]
-fn new_exact(capacity: usize) -> NonNull<Header> {
-    let Some(layout) = exact_layout(capacity) else {
-        // Cannot be allocated on any machine: the same end as an allocator that says no.
-        handle_alloc_error(Layout::new::<Header>());
-    };
+fn new_exact(capacity: usize) -> Option<NonNull<Header>> {
+    let layout = exact_layout(capacity)?;
     // SAFETY: the layout has at least a header's size.
-    let object = unsafe { alloc_zeroed(layout) };
-    let Some(object) = NonNull::new(object) else {
-        handle_alloc_error(layout)
-    };
+    let object = NonNull::new(unsafe { alloc_zeroed(layout) })?;
     let header = object.cast::<Header>();
     // SAFETY: freshly allocated with room for the header and `capacity` bytes behind it.
     unsafe {
@@ -229,7 +238,7 @@ fn new_exact(capacity: usize) -> NonNull<Header> {
             kind: Kind::Exact,
         });
     }
-    header
+    Some(header)
 }
 
 fn exact_layout(capacity: usize) -> Option<Layout> {

@@ -292,6 +292,18 @@ impl PartialEq for Piece {
 
 impl Eq for Piece {}
 
+impl std::hash::Hash for Piece {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self[..].hash(state);
+    }
+}
+
+impl std::borrow::Borrow<[u8]> for Piece {
+    fn borrow(&self) -> &[u8] {
+        self
+    }
+}
+
 impl PartialEq<[u8]> for Piece {
     fn eq(&self, other: &[u8]) -> bool {
         self[..] == *other

@@ -34,7 +34,16 @@ impl Segment {
     /// An empty segment over a fresh heap block with room for at least `min` bytes.
     #[inline]
     pub fn with_capacity(min: usize) -> Self {
-        let header = block::new_block(min);
+        Self::over(block::new_block(min))
+    }
+
+    /// As [`Segment::with_capacity`], but `None` where the allocator refuses a large block.
+    pub fn try_with_capacity(min: usize) -> Option<Self> {
+        block::try_new_block(min).map(Self::over)
+    }
+
+    #[inline]
+    fn over(header: NonNull<Header>) -> Self {
         // SAFETY: the fresh block's one reference is ours (M1); nobody else knows it, so all of it
         // is our room (M3).
         unsafe {

@@ -1,1 +1,611 @@
-//! Layer: evbuffer.
+//! A queue of bytes: appended at the end, drained from the front, moved between buffers by
+//! reference (libevent: `struct evbuffer`).
+//!
+//! ```text
+//!   EvBuffer { chain, len, flags, extra }
+//!                │
+//!                ▼ one pooled node each
+//!              [ slot 16384 ] ─► [ heap 100 + room 412 ] ─► [ file 1 MiB ] ─► [ shared 5 ]
+//! ```
+//!
+//! A buffer works without a base and reads no clock. It is `Send`. An empty one owns no memory.
+//! Segments are shared by reference counting: what is being sent stays where it lies (I7), whatever
+//! happens to the buffer meanwhile.
+//!
+//! Invariants: only the last segment may be empty (it then has room); `len` is the sum of the
+//! segments' lengths; an empty buffer that was drained has no segments.
+
+mod bytes_traits;
+mod callbacks;
+mod counters;
+mod error;
+mod fd;
+mod file;
+mod reserve;
+mod search;
+mod seg;
+mod shape;
+mod std_io;
+mod view;
+
+pub use callbacks::{CallbackId, Change};
+pub use counters::copied_bytes;
+pub use error::BufferError;
+pub use file::FileSegment;
+pub use reserve::Reservation;
+pub use search::{Eol, Ptr};
+pub use view::Segments;
+
+use crate::arena::{Chain, MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, Piece, Segment};
+use callbacks::Extra;
+use counters::count_copy;
+use seg::Seg;
+
+/// Nothing may be drained or prepended.
+const FROZEN_START: u8 = 1;
+/// Nothing may be appended.
+const FROZEN_END: u8 = 2;
+/// There may be file ranges in the chain.
+const FILES: u8 = 4;
+/// There are callbacks.
+const WATCHED: u8 = 8;
+
+/// A queue of bytes in segments; see the [module](self) for its shape.
+///
+/// ```
+/// use evring::evbuffer::EvBuffer;
+///
+/// # fn main() -> Result<(), evring::evbuffer::BufferError> {
+/// let mut buffer = EvBuffer::new();
+/// buffer.add(b"hello ")?;
+/// buffer.add(b"world")?;
+/// let mut word = [0; 5];
+/// assert_eq!(buffer.remove(&mut word)?, 5);
+/// assert_eq!(&word, b"hello");
+/// assert_eq!(buffer.len(), 6);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Default)]
+pub struct EvBuffer {
+    chain: Chain<Seg>,
+    len: usize,
+    extra: Option<Box<Extra>>,
+    flags: u8,
+}
+
+const _: () = assert!(size_of::<EvBuffer>() <= 48);
+
+impl EvBuffer {
+    /// Most bytes that a buffer can count: `isize::MAX`.
+    pub const MAX_LEN: usize = isize::MAX as usize;
+
+    /// An empty buffer; allocates nothing (libevent: `evbuffer_new`).
+    #[inline]
+    pub const fn new() -> Self {
+        EvBuffer {
+            chain: Chain::new(),
+            len: 0,
+            extra: None,
+            flags: 0,
+        }
+    }
+
+    /// Bytes in the buffer (libevent: `evbuffer_get_length`).
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True when there are no bytes.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Appends a copy of `data` (libevent: `evbuffer_add`).
+    ///
+    /// # Errors
+    /// A frozen end; a length past [`EvBuffer::MAX_LEN`].
+    #[inline]
+    pub fn add(&mut self, data: &[u8]) -> Result<(), BufferError> {
+        if self.flags & (FROZEN_END | WATCHED) == 0
+            && data.len() <= Self::MAX_LEN.saturating_sub(self.len)
+            && let Some(Seg::Mem(tail)) = self.chain.back_mut()
+            && tail.append(data)
+        {
+            self.len += data.len();
+            count_copy(data.len());
+            return Ok(());
+        }
+        self.add_slow(data)
+    }
+
+    /// Appends a piece by reference (libevent: `evbuffer_add_reference`). `Bytes`, `Vec<u8>` and
+    /// static data convert into pieces; see [`EvBuffer::add_owner`] for anything else.
+    ///
+    /// # Errors
+    /// A frozen end; a length past [`EvBuffer::MAX_LEN`].
+    pub fn add_piece(&mut self, piece: impl Into<Piece>) -> Result<(), BufferError> {
+        self.check_end()?;
+        let piece = piece.into();
+        self.check_growth(piece.len())?;
+        self.push_piece(piece);
+        Ok(())
+    }
+
+    /// Appends the bytes of `owner` by reference and drops it when they are drained and no longer
+    /// in use (libevent: `evbuffer_add_reference` with a cleanup callback).
+    ///
+    /// # Errors
+    /// A frozen end; a length past [`EvBuffer::MAX_LEN`]. The owner is dropped.
+    pub fn add_owner<T>(&mut self, owner: T) -> Result<(), BufferError>
+    where
+        T: AsRef<[u8]> + Send + 'static,
+    {
+        self.add_piece(bytes::Bytes::from_owner(owner))
+    }
+
+    /// Moves everything in `from` to the end of this buffer, by reference, in constant time
+    /// (libevent: `evbuffer_add_buffer`).
+    ///
+    /// # Errors
+    /// This end or the other's front frozen; a length past [`EvBuffer::MAX_LEN`].
+    pub fn add_buffer(&mut self, from: &mut EvBuffer) -> Result<(), BufferError> {
+        self.check_end()?;
+        from.check_start()?;
+        self.check_growth(from.len)?;
+        self.take_all(from);
+        Ok(())
+    }
+
+    /// Puts a copy of `data` in front (libevent: `evbuffer_prepend`).
+    ///
+    /// # Errors
+    /// A frozen front; a length past [`EvBuffer::MAX_LEN`].
+    pub fn prepend(&mut self, data: &[u8]) -> Result<(), BufferError> {
+        self.check_start()?;
+        self.check_growth(data.len())?;
+        let mut rest = data;
+        if let Some(Seg::Mem(front)) = self.chain.front_mut()
+            && !front.is_empty()
+        {
+            let taken = front.prepend(rest);
+            rest = &rest[..rest.len() - taken];
+        }
+        while !rest.is_empty() {
+            let mut block = Segment::for_prepend(block_size(rest.len(), 0));
+            let taken = block.prepend(rest);
+            rest = &rest[..rest.len() - taken];
+            self.unshift_seg(Seg::Mem(block));
+        }
+        count_copy(data.len());
+        self.changed(data.len(), 0);
+        Ok(())
+    }
+
+    /// Puts a piece in front, by reference.
+    ///
+    /// # Errors
+    /// A frozen front; a length past [`EvBuffer::MAX_LEN`].
+    pub fn prepend_piece(&mut self, piece: impl Into<Piece>) -> Result<(), BufferError> {
+        self.check_start()?;
+        let piece = piece.into();
+        self.check_growth(piece.len())?;
+        let len = piece.len();
+        if len > 0 {
+            self.unshift_seg(Seg::Mem(piece.into()));
+            self.changed(len, 0);
+        }
+        Ok(())
+    }
+
+    /// Moves everything in `from` in front of this buffer, by reference (libevent:
+    /// `evbuffer_prepend_buffer`).
+    ///
+    /// # Errors
+    /// Either front frozen; a length past [`EvBuffer::MAX_LEN`].
+    pub fn prepend_buffer(&mut self, from: &mut EvBuffer) -> Result<(), BufferError> {
+        self.check_start()?;
+        from.check_start()?;
+        self.check_growth(from.len)?;
+        let moved = from.len;
+        if moved > 0 {
+            let mut chain = std::mem::take(&mut from.chain);
+            if self.len == 0 {
+                self.chain.clear();
+            }
+            append_chain(&mut chain, &mut self.chain);
+            self.chain = chain;
+            self.flags |= from.flags & FILES;
+            from.emptied(moved);
+            self.changed(moved, 0);
+        }
+        Ok(())
+    }
+
+    /// Drops the first `n` bytes, or all when there are fewer; returns how many (libevent:
+    /// `evbuffer_drain`).
+    ///
+    /// # Errors
+    /// A frozen front.
+    #[inline]
+    pub fn drain(&mut self, n: usize) -> Result<usize, BufferError> {
+        self.check_start()?;
+        Ok(self.drain_front(n))
+    }
+
+    /// Copies the first bytes to `out` and drains them; returns how many: the lesser of both
+    /// lengths (libevent: `evbuffer_remove`).
+    ///
+    /// # Errors
+    /// A frozen front; a file range that cannot be read.
+    #[inline]
+    pub fn remove(&mut self, out: &mut [u8]) -> Result<usize, BufferError> {
+        if self.flags == 0
+            && let Some(Seg::Mem(front)) = self.chain.front_mut()
+            && out.len() < front.len()
+        {
+            out.copy_from_slice(&front[..out.len()]);
+            front.advance(out.len());
+            self.len -= out.len();
+            count_copy(out.len());
+            return Ok(out.len());
+        }
+        self.remove_slow(out)
+    }
+
+    /// Moves the first `n` bytes, or all when there are fewer, to the end of `to`, by reference;
+    /// returns how many (libevent: `evbuffer_remove_buffer`).
+    ///
+    /// # Errors
+    /// This front or the other's end frozen; the other's length past [`EvBuffer::MAX_LEN`].
+    pub fn remove_buffer(&mut self, to: &mut EvBuffer, n: usize) -> Result<usize, BufferError> {
+        self.check_start()?;
+        to.check_end()?;
+        let n = n.min(self.len);
+        to.check_growth(n)?;
+        if n == self.len {
+            to.take_all(self);
+            return Ok(n);
+        }
+        if n > 0 {
+            self.move_front(&mut to.chain, n);
+            to.flags |= self.flags & FILES;
+            self.changed(0, n);
+            to.changed(n, 0);
+        }
+        Ok(n)
+    }
+
+    /// Splits the first `n` bytes, or all when there are fewer, off into a buffer of their own, by
+    /// reference. The new buffer has no callbacks and is not frozen.
+    ///
+    /// # Errors
+    /// A frozen front.
+    pub fn split_to(&mut self, n: usize) -> Result<EvBuffer, BufferError> {
+        let mut front = EvBuffer::new();
+        self.remove_buffer(&mut front, n)?;
+        Ok(front)
+    }
+
+    /// Appends what `from` holds, by reference, and leaves it there (libevent:
+    /// `evbuffer_add_buffer_reference`).
+    ///
+    /// # Errors
+    /// A frozen end; a length past [`EvBuffer::MAX_LEN`].
+    pub fn add_buffer_reference(&mut self, from: &EvBuffer) -> Result<(), BufferError> {
+        self.check_end()?;
+        self.check_growth(from.len)?;
+        for seg in from.chain.iter().filter(|seg| seg.len() > 0) {
+            self.push_seg(seg.share());
+        }
+        self.flags |= from.flags & FILES;
+        self.changed(from.len, 0);
+        Ok(())
+    }
+
+    /// Refuses drains and prepends from now on (libevent: `evbuffer_freeze` at start).
+    pub fn freeze_start(&mut self) {
+        self.flags |= FROZEN_START;
+    }
+
+    /// Allows drains and prepends again (libevent: `evbuffer_unfreeze` at start).
+    pub fn unfreeze_start(&mut self) {
+        self.flags &= !FROZEN_START;
+    }
+
+    /// Refuses appends from now on (libevent: `evbuffer_freeze` at end).
+    pub fn freeze_end(&mut self) {
+        self.flags |= FROZEN_END;
+    }
+
+    /// Allows appends again (libevent: `evbuffer_unfreeze` at end).
+    pub fn unfreeze_end(&mut self) {
+        self.flags &= !FROZEN_END;
+    }
+
+    /// Drops everything. Frozen or not: for owners.
+    #[allow(dead_code, reason = "for owners of frozen buffers")]
+    pub(crate) fn clear_all(&mut self) {
+        self.drain_front(usize::MAX);
+    }
+
+    /// Clones pieces from the front for a send: at most `max_bytes` and `max_pieces`, up to the
+    /// first file range. Appends them to `out`; returns their bytes.
+    #[allow(dead_code, reason = "for drivers")]
+    pub(crate) fn gather(
+        &self,
+        max_bytes: usize,
+        max_pieces: usize,
+        out: &mut Vec<Piece>,
+    ) -> usize {
+        let mut gathered = 0;
+        let mut pieces = 0;
+        for seg in &self.chain {
+            let Seg::Mem(segment) = seg else { break };
+            if gathered == max_bytes || pieces == max_pieces {
+                break;
+            }
+            if segment.is_empty() {
+                continue;
+            }
+            let piece = segment.piece_of(max_bytes - gathered);
+            gathered += piece.len();
+            pieces += 1;
+            out.push(piece);
+        }
+        gathered
+    }
+
+    /// Drops the first `n` bytes, or all when there are fewer, frozen or not; returns how many.
+    #[inline]
+    pub(crate) fn drain_front(&mut self, n: usize) -> usize {
+        if n >= self.len {
+            let drained = self.len;
+            self.chain.clear();
+            self.emptied(drained);
+            return drained;
+        }
+        let mut rest = n;
+        while let Some(front) = self.chain.front_mut() {
+            if rest < front.len() {
+                front.advance(rest);
+                break;
+            }
+            rest -= front.len();
+            self.chain.drop_front();
+        }
+        self.changed(0, n);
+        n
+    }
+
+    /// Appends a piece by reference, frozen or not. One that would pass [`EvBuffer::MAX_LEN`]
+    /// cannot exist in memory beside what is there.
+    #[inline]
+    pub(crate) fn push_piece(&mut self, piece: Piece) {
+        let len = piece.len();
+        if len > 0 {
+            self.push_seg(Seg::Mem(piece.into()));
+            self.changed(len, 0);
+        }
+    }
+
+    /// Copies segments of at most `limit` bytes that pin a slot into heap blocks, merging
+    /// neighbours, so that their slots go back to the arena; returns the bytes copied.
+    #[allow(dead_code, reason = "for bufferevents")]
+    pub(crate) fn compact_small(&mut self, limit: usize) -> usize {
+        let small = |seg: &Seg| match seg {
+            Seg::Mem(segment) => segment.is_slot() && segment.len() <= limit,
+            Seg::File(_) => false,
+        };
+        if !self.chain.iter().any(small) {
+            return 0;
+        }
+        let mut before = std::mem::take(&mut self.chain);
+        let mut copied = 0;
+        while let Some(front) = before.front() {
+            if small(front) {
+                if let Seg::Mem(segment) = front {
+                    copied += segment.len();
+                    self.append_bytes(segment);
+                }
+                before.drop_front();
+            } else {
+                drop_empty_tail(&mut self.chain);
+                before.move_front_to(&mut self.chain);
+            }
+        }
+        count_copy(copied);
+        copied
+    }
+
+    #[inline(never)]
+    fn add_slow(&mut self, data: &[u8]) -> Result<(), BufferError> {
+        self.check_end()?;
+        self.check_growth(data.len())?;
+        if self.chain.is_empty() && !data.is_empty() && data.len() <= MAX_BLOCK_BYTES {
+            let mut block = Segment::with_capacity(data.len());
+            block.append(data);
+            self.chain.push_back(Seg::Mem(block));
+        } else {
+            self.append_bytes(data);
+        }
+        count_copy(data.len());
+        self.changed(data.len(), 0);
+        Ok(())
+    }
+
+    fn remove_slow(&mut self, out: &mut [u8]) -> Result<usize, BufferError> {
+        self.check_start()?;
+        let wanted = out.len().min(self.len);
+        self.load(wanted)?;
+        let mut rest = &mut out[..wanted];
+        while !rest.is_empty()
+            && let Some(Seg::Mem(front)) = self.chain.front_mut()
+        {
+            let n = front.len().min(rest.len());
+            let (target, after) = rest.split_at_mut(n);
+            target.copy_from_slice(&front[..n]);
+            rest = after;
+            if n == front.len() {
+                self.chain.drop_front();
+            } else {
+                front.advance(n);
+            }
+        }
+        let filled = wanted - rest.len();
+        count_copy(filled);
+        if filled == self.len {
+            self.chain.clear();
+            self.emptied(filled);
+        } else {
+            self.changed(0, filled);
+        }
+        Ok(filled)
+    }
+
+    /// Copies `data` to the chain's end, without a look at freezes and without counting it.
+    fn append_bytes(&mut self, mut data: &[u8]) {
+        loop {
+            let mut tail_bytes = 0;
+            if let Some(Seg::Mem(tail)) = self.chain.back_mut() {
+                let n = tail.room().min(data.len());
+                tail.append(&data[..n]);
+                data = &data[n..];
+                tail_bytes = if tail.is_heap() {
+                    tail.block_capacity()
+                } else {
+                    0
+                };
+            }
+            if data.is_empty() {
+                return;
+            }
+            self.push_seg(Seg::Mem(Segment::with_capacity(block_size(
+                data.len(),
+                tail_bytes,
+            ))));
+        }
+    }
+
+    /// Appends all of `from`, frozen or not.
+    pub(crate) fn take_all(&mut self, from: &mut EvBuffer) {
+        let moved = from.len;
+        if moved == 0 {
+            return;
+        }
+        append_chain(&mut self.chain, &mut from.chain);
+        self.flags |= from.flags & FILES;
+        from.emptied(moved);
+        self.changed(moved, 0);
+    }
+
+    /// Moves the first `n` bytes, fewer than there are, to the end of `to`.
+    fn move_front(&mut self, to: &mut Chain<Seg>, n: usize) {
+        drop_empty_tail(to);
+        let mut rest = n;
+        while rest > 0 {
+            match self.chain.front_mut() {
+                Some(front) if rest < front.len() => {
+                    let part = front.split_to(rest);
+                    to.push_back(part);
+                    return;
+                }
+                Some(front) => {
+                    rest -= front.len();
+                    self.chain.move_front_to(to);
+                }
+                None => return,
+            }
+        }
+    }
+
+    /// Appends a segment to the chain; replaces an empty one at the end.
+    #[inline]
+    fn push_seg(&mut self, seg: Seg) {
+        match self.chain.back_mut() {
+            Some(tail) if tail.len() == 0 => *tail = seg,
+            _ => self.chain.push_back(seg),
+        }
+    }
+
+    /// Puts a segment at the chain's front.
+    fn unshift_seg(&mut self, seg: Seg) {
+        self.chain.push_front(seg);
+    }
+
+    /// Accounts for a chain that lost its last byte.
+    #[inline]
+    fn emptied(&mut self, drained: usize) {
+        self.flags &= !FILES;
+        self.changed(0, drained);
+    }
+
+    /// Adjusts the length, and tells the callbacks.
+    #[inline]
+    fn changed(&mut self, added: usize, deleted: usize) {
+        self.len = self.len + added - deleted;
+        if self.flags & WATCHED != 0 {
+            self.changed_watched(added, deleted);
+        }
+    }
+
+    #[inline]
+    fn check_start(&self) -> Result<(), BufferError> {
+        if self.flags & FROZEN_START != 0 {
+            return Err(BufferError::FrozenStart);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn check_end(&self) -> Result<(), BufferError> {
+        if self.flags & FROZEN_END != 0 {
+            return Err(BufferError::FrozenEnd);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn check_growth(&self, added: usize) -> Result<(), BufferError> {
+        if added > Self::MAX_LEN.saturating_sub(self.len) {
+            return Err(BufferError::TooLong);
+        }
+        Ok(())
+    }
+}
+
+/// Capacity to ask for when `needed` bytes follow a block of `previous`: doubling, so that many
+/// small appends share few blocks, between the pool's smallest and largest class.
+#[inline]
+fn block_size(needed: usize, previous: usize) -> usize {
+    needed
+        .max(previous.saturating_mul(2))
+        .clamp(MIN_BLOCK_BYTES, MAX_BLOCK_BYTES)
+}
+
+/// Appends `from` to `to` without leaving an empty segment in the middle.
+fn append_chain(to: &mut Chain<Seg>, from: &mut Chain<Seg>) {
+    if let Some(tail) = to.back_mut()
+        && tail.len() == 0
+        && let Some(first) = from.pop_front()
+    {
+        *tail = first;
+    }
+    to.append(from);
+}
+
+/// Removes an empty segment from the end.
+fn drop_empty_tail(chain: &mut Chain<Seg>) {
+    if chain.back().is_some_and(|tail| tail.len() == 0) {
+        let mut kept = Chain::new();
+        while chain.front().is_some_and(|seg| seg.len() > 0) {
+            chain.move_front_to(&mut kept);
+        }
+        *chain = kept;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,8 @@
 //! | `addr` | socket addresses of every family |
 //! | `net` | sockets: create, bind, listen, options, shutdown |
 //! | `event` | eventfd: waking a thread that sleeps in its ring |
+//! | `fdio` | reading and writing descriptors at once, for buffers without a base |
+//! | `find` | finding a byte, with what is fastest on the platform |
 //! | `signal` | signalfd and signal masks |
 //! | `time` | the monotonic clock |
 //! | `limits` | resource limits and CPU affinity |
@@ -25,6 +27,8 @@
 pub mod addr;
 pub mod errno;
 pub mod event;
+pub(crate) mod fdio;
+pub(crate) mod find;
 pub mod fork;
 pub mod host;
 pub mod limits;

@@ -1,0 +1,71 @@
+//! Plain reads and writes on borrowed descriptors, for buffers that work without a base.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// Most bytes that one call asks the kernel for; it takes no more itself (`MAX_RW_COUNT`).
+const MAX_RW_BYTES: usize = 0x7fff_f000;
+
+/// Reads into the slices in order; 0 at the end of the stream. Goes on after a signal.
+pub(crate) fn readv(fd: BorrowedFd<'_>, into: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+    let count = count_of(into.len());
+    retry(|| {
+        // SAFETY: IoSliceMut has iovec's layout by std's promise; the slices are borrowed mutably
+        // and the descriptor is open for the duration of the call.
+        unsafe { libc::readv(fd.as_raw_fd(), into.as_mut_ptr().cast(), count) }
+    })
+}
+
+/// Writes the slices in order, as far as the descriptor takes them. Goes on after a signal.
+pub(crate) fn writev(fd: BorrowedFd<'_>, from: &[IoSlice<'_>]) -> io::Result<usize> {
+    let count = count_of(from.len());
+    retry(|| {
+        // SAFETY: IoSlice has iovec's layout by std's promise; the slices are borrowed and the
+        // descriptor is open for the duration of the call.
+        unsafe { libc::writev(fd.as_raw_fd(), from.as_ptr().cast(), count) }
+    })
+}
+
+/// Sends `len` bytes of the file `from`, from `offset` on, to `to`, without a way through user
+/// space. 0 when the file has ended.
+pub(crate) fn sendfile(
+    to: BorrowedFd<'_>,
+    from: BorrowedFd<'_>,
+    offset: u64,
+    len: usize,
+) -> io::Result<usize> {
+    let mut offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let len = len.min(MAX_RW_BYTES);
+    retry(|| {
+        // SAFETY: both descriptors are open, and `offset` outlives the call.
+        unsafe { libc::sendfile(to.as_raw_fd(), from.as_raw_fd(), &raw mut offset, len) }
+    })
+}
+
+/// How many bytes can be read without blocking, where the descriptor knows that.
+pub(crate) fn readable_bytes(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut waiting: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one int, to a place that outlives the call.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut waiting) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(usize::try_from(waiting).unwrap_or(0))
+}
+
+fn count_of(slices: usize) -> libc::c_int {
+    const IOV_MAX: usize = 1024;
+    slices.min(IOV_MAX) as libc::c_int
+}
+
+fn retry(mut call: impl FnMut() -> libc::ssize_t) -> io::Result<usize> {
+    loop {
+        if let Ok(done) = usize::try_from(call()) {
+            return Ok(done);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
