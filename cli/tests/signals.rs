@@ -8,7 +8,9 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use common::{Process, SOON, Server, assert_echoes, eventually, noise, read_all, upstream};
+use common::{
+    Process, SOON, Server, assert_echoes, eventually, noise, queued_between, read_all, upstream,
+};
 
 /// An upstream that accepts and reads only when told to; gives each connection to the test.
 fn silent_upstream() -> (String, mpsc::Receiver<TcpStream>) {
@@ -76,8 +78,11 @@ fn what_the_proxy_holds_is_delivered_after_the_signal() {
     let proxy = Server::proxy(&addr, &["--grace", "20", "--stats"]);
     let mut client = proxy.connect();
     let bytes = noise(7, 64 << 20);
-    stuff(&mut client, &bytes);
+    let written = stuff(&mut client, &bytes) as u64;
     let stream = accepted.recv_timeout(SOON).expect("the proxy connects");
+    // What the proxy never took from the kernel it can not deliver.
+    let from = client.local_addr().expect("connected");
+    let held_by_kernel = queued_between(from, proxy.socket_addr());
     proxy.process.signal("TERM");
     // It accepts no more, and gives the port up at once.
     let addr = proxy.socket_addr();
@@ -87,6 +92,11 @@ fn what_the_proxy_holds_is_delivered_after_the_signal() {
     assert!(end.is_ok(), "{end:?}");
     assert!(bytes.starts_with(&received), "other bytes came");
     let delivered = received.len() as u64;
+    assert_eq!(
+        delivered,
+        written - held_by_kernel,
+        "every byte that it took"
+    );
     drop(client);
     let ended = proxy.process.wait(SOON);
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
