@@ -364,7 +364,6 @@ impl Inner {
         self.begin_send(base);
         self.end_direction(base);
         self.arm_receive(base);
-        self.progress_closing(base);
     }
 
     /// The base has slots again, or offers the reserved one: receive. False when there is no reserved one to
