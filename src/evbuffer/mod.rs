@@ -265,17 +265,7 @@ impl EvBuffer {
         to.check_end()?;
         let n = n.min(self.len);
         to.check_growth(n)?;
-        if n == self.len {
-            to.take_all(self);
-            return Ok(n);
-        }
-        if n > 0 {
-            self.move_front(&mut to.chain, n);
-            to.flags |= self.flags & FILES;
-            self.changed(0, n);
-            to.changed(n, 0);
-        }
-        Ok(n)
+        Ok(self.transfer(to, n))
     }
 
     /// Splits the first `n` bytes, or all when there are fewer, off into a buffer of their own, by
@@ -332,7 +322,8 @@ impl EvBuffer {
     }
 
     /// Clones pieces from the front for a send: at most `max_bytes` and `max_pieces`, up to the
-    /// first file range. Appends them to `out`; returns their bytes.
+    /// first file range. Appends them to `out`; returns their bytes. When it returns 0 and the buffer
+    /// is not empty, a file range is first: [`EvBuffer::load`] as much as is to be sent.
     #[allow(dead_code, reason = "for drivers")]
     pub(crate) fn gather(
         &self,
@@ -499,6 +490,23 @@ impl EvBuffer {
         self.flags |= from.flags & FILES;
         from.emptied(moved);
         self.changed(moved, 0);
+    }
+
+    /// Moves the first `n` bytes, or all when there are fewer, to the end of `to`, by reference,
+    /// frozen or not; returns how many.
+    pub(crate) fn transfer(&mut self, to: &mut EvBuffer, n: usize) -> usize {
+        if n >= self.len {
+            let moved = self.len;
+            to.take_all(self);
+            return moved;
+        }
+        if n > 0 {
+            self.move_front(&mut to.chain, n);
+            to.flags |= self.flags & FILES;
+            self.changed(0, n);
+            to.changed(n, 0);
+        }
+        n
     }
 
     /// Moves the first `n` bytes, fewer than there are, to the end of `to`.
