@@ -14,7 +14,7 @@ pub const MIN_BLOCK_BYTES: usize = 512;
 pub const MAX_BLOCK_BYTES: usize = 64 * 1024;
 
 /// Number of block classes: 512 B, 1 KiB … 64 KiB.
-pub(super) const BLOCK_CLASSES: usize = 8;
+pub(crate) const BLOCK_CLASSES: usize = 8;
 /// Bytes of a block's header; the data follow it.
 pub(super) const HEADER_BYTES: usize = 64;
 /// Index of the list of chain nodes.
@@ -78,7 +78,7 @@ pub fn heap_stats() -> HeapStats {
 
 /// The class whose blocks have room for `min` bytes; `None` above the largest.
 #[inline]
-pub(super) fn class_of(min: usize) -> Option<usize> {
+pub(crate) fn class_of(min: usize) -> Option<usize> {
     if min > MAX_BLOCK_BYTES {
         return None;
     }

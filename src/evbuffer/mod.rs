@@ -26,6 +26,7 @@ mod reserve;
 mod search;
 mod seg;
 mod shape;
+mod spare;
 mod std_io;
 mod view;
 
@@ -245,12 +246,15 @@ impl EvBuffer {
     pub fn remove(&mut self, out: &mut [u8]) -> Result<usize, BufferError> {
         if self.flags == 0
             && let Some(Seg::Mem(front)) = self.chain.front_mut()
-            && out.len() < front.len()
+            && out.len() <= front.len()
         {
             out.copy_from_slice(&front[..out.len()]);
             front.advance(out.len());
             self.len -= out.len();
             count_copy(out.len());
+            if front.is_empty() {
+                self.drop_drained();
+            }
             return Ok(out.len());
         }
         self.remove_slow(out)
@@ -320,16 +324,24 @@ impl EvBuffer {
     fn add_slow(&mut self, data: &[u8]) -> Result<(), BufferError> {
         self.check_end()?;
         self.check_growth(data.len())?;
-        if self.chain.is_empty() && !data.is_empty() && data.len() <= MAX_BLOCK_BYTES {
-            let mut block = Segment::with_capacity(data.len());
-            block.append(data);
-            self.chain.push_back(Seg::Mem(block));
-        } else {
-            self.append_bytes(data);
+        if self.chain.is_empty()
+            && let Some(spare) = spare::take(data.len())
+        {
+            self.chain.link_back(spare);
         }
+        self.append_bytes(data);
         count_copy(data.len());
         self.changed(data.len(), 0);
         Ok(())
+    }
+
+    /// Drops a first segment that was drained to its last byte.
+    fn drop_drained(&mut self) {
+        if self.len == 0 {
+            spare::retire(&mut self.chain);
+        } else {
+            self.chain.drop_front();
+        }
     }
 
     fn remove_slow(&mut self, out: &mut [u8]) -> Result<usize, BufferError> {
@@ -353,7 +365,7 @@ impl EvBuffer {
         let filled = wanted - rest.len();
         count_copy(filled);
         if filled == self.len {
-            self.chain.clear();
+            spare::retire(&mut self.chain);
             self.emptied(filled);
         } else {
             self.changed(0, filled);

@@ -1,7 +1,7 @@
 //! What a buffer's owner may do when it is frozen to everyone else: a bufferevent drains its output,
 //! appends to its input, and lends pieces to the kernel.
 
-use super::{EvBuffer, FILES, Seg, append_chain, count_copy};
+use super::{EvBuffer, FILES, Seg, append_chain, count_copy, spare};
 use crate::arena::{Chain, Piece};
 
 impl EvBuffer {
@@ -44,7 +44,7 @@ impl EvBuffer {
     pub(crate) fn drain_front(&mut self, n: usize) -> usize {
         if n >= self.len {
             let drained = self.len;
-            self.chain.clear();
+            spare::retire(&mut self.chain);
             self.emptied(drained);
             return drained;
         }
