@@ -23,7 +23,7 @@ pub mod sys;
 pub use addr::Addr;
 pub use bufferevent::{
     BufferEvent, BufferView, Callbacks, Events, Filter, FilterResult, FlushEnd, FlushMode,
-    FlushResult, Handler, Options,
+    FlushResult, Handler, Options, RemoteBufferEvent, TriggerOptions,
 };
 pub use error::Error;
 pub use evbuffer::EvBuffer;

@@ -296,6 +296,16 @@ impl Core {
         resumed && self.wants_read()
     }
 
+    /// A new descriptor with WRITE enabled: its first readiness is told, as after an enable.
+    pub(super) fn owe_write(&mut self) {
+        self.write_owed = self.enabled.contains(Interest::WRITE);
+    }
+
+    /// Whether the output is above its high mark.
+    pub(super) fn output_above_high(&self, output: usize) -> bool {
+        self.wr.high != 0 && output > self.wr.high
+    }
+
     /// No write callback is owed for an enable: nothing can ever become writable.
     pub(super) fn forgive_write(&mut self) {
         self.write_owed = false;

@@ -8,16 +8,19 @@ use std::time::Duration;
 
 mod callbacks;
 mod closing;
+mod control;
 mod core;
 mod filter;
 mod pair;
+mod remote;
 mod socket;
 mod types;
 mod view;
 
 pub use callbacks::{Callbacks, Handler};
 pub use filter::Filter;
-pub use types::{Events, FilterResult, FlushEnd, FlushMode, FlushResult, Options};
+pub use remote::RemoteBufferEvent;
+pub use types::{Events, FilterResult, FlushEnd, FlushMode, FlushResult, Options, TriggerOptions};
 pub use view::BufferView;
 
 use crate::addr::Addr;
@@ -77,7 +80,7 @@ pub struct BufferEvent(pub(crate) Rc<Inner>);
 
 /// What the handles share.
 pub(crate) struct Inner {
-    base: Weak<Base>,
+    base: RefCell<Weak<Base>>,
     token: Cell<u32>,
     core: RefCell<Core>,
     input: RefCell<EvBuffer>,
@@ -99,6 +102,9 @@ pub(crate) struct Inner {
     handler_changed: Cell<bool>,
     active: Cell<bool>,
     freed: Cell<bool>,
+    priority: Cell<usize>,
+    /// Under which number the base's remotes know it; 0: they do not.
+    shared_as: Cell<u64>,
 }
 
 /// Where the bytes come from and go to.
@@ -546,7 +552,7 @@ impl Inner {
             options |= Options::DEFER_CALLBACKS;
         }
         let inner = Rc::new(Inner {
-            base: base.downgrade(),
+            base: RefCell::new(base.downgrade()),
             token: Cell::new(0),
             core: RefCell::new(Core::new(options, link)),
             input: RefCell::new(EvBuffer::new()),
@@ -562,6 +568,8 @@ impl Inner {
             handler_changed: Cell::new(false),
             active: Cell::new(false),
             freed: Cell::new(false),
+            priority: Cell::new(base.priorities() / 2),
+            shared_as: Cell::new(0),
         });
         inner.freeze();
         inner.token.set(base.add_source(inner.clone()));
@@ -569,7 +577,7 @@ impl Inner {
     }
 
     fn base(&self) -> Option<EventBase> {
-        self.base.upgrade().map(EventBase)
+        self.base.borrow().upgrade().map(EventBase)
     }
 
     fn live(&self) -> Result<EventBase, Error> {
@@ -723,6 +731,7 @@ impl Inner {
         let handler = self.handler.borrow_mut().take();
         let closing = self.closing.borrow_mut().take();
         self.core.borrow_mut().clear_pending();
+        base.unshare(self.shared_as.get());
         for buffer in [&self.input, &self.output] {
             // A closure further up that holds the buffer keeps it; it goes with the last handle.
             if let Ok(mut buffer) = buffer.try_borrow_mut() {
@@ -822,6 +831,10 @@ impl Source for Inner {
             self.socket.fed();
         }
         served
+    }
+
+    fn priority(&self) -> usize {
+        self.priority.get()
     }
 
     fn base_ended(self: Rc<Self>) -> Option<i32> {

@@ -40,6 +40,18 @@ bitflags! {
     }
 }
 
+bitflags! {
+    /// How a trigger runs callbacks (`enum bufferevent_trigger_options`).
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    pub struct TriggerOptions: u32 {
+        /// Whatever the buffers hold (`BEV_TRIG_IGNORE_WATERMARKS`).
+        const IGNORE_WATERMARKS = 1 << 16;
+        /// From the loop's FIFO, also where the bufferevent calls back inline
+        /// (`BEV_TRIG_DEFER_CALLBACKS`).
+        const DEFER_CALLBACKS = 4;
+    }
+}
+
 /// How far a flush goes (`enum bufferevent_flush_mode`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum FlushMode {
