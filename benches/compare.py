@@ -444,6 +444,8 @@ def parse_arguments():
 
 def main():
     options = parse_arguments()
+    # Ending by an exception is what stops the servers that are running.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     names = list(SUITES) if "all" in options.suites else list(dict.fromkeys(options.suites))
     about = machine()
     if about["load_average"] > 0.5:
