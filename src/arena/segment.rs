@@ -100,6 +100,23 @@ impl Segment {
             .is_some_and(|header| matches!(header.kind(), Kind::Pooled | Kind::Exact))
     }
 
+    /// Turns all of a pooled heap block that nobody else refers to back into room, without its
+    /// bytes; returns the block's size class. `None`, and nothing changed, for any other memory.
+    #[inline]
+    pub fn recycle(&mut self) -> Option<usize> {
+        let header = self.header()?;
+        if header.kind() != Kind::Pooled || !header.is_unique() {
+            return None;
+        }
+        let (data, capacity, class) = (header.data(), header.capacity(), header.index as usize);
+        // SAFETY: a header's data pointer is never null; as the sole reference we may take all of
+        // the block back (M3).
+        self.ptr = unsafe { NonNull::new_unchecked(data) };
+        self.len = 0;
+        self.room = capacity;
+        Some(class)
+    }
+
     /// True when nobody else refers to its memory.
     pub fn is_unique(&self) -> bool {
         self.header().is_some_and(Header::is_unique)
@@ -388,6 +405,22 @@ mod tests {
         assert_eq!(segment.prepend(b"0"), 1);
         assert_eq!(&segment[..], b"0abc");
         assert_eq!(segment.prepend(&[9; 600]), 508);
+    }
+
+    #[test]
+    fn only_an_unshared_pooled_block_is_recycled() {
+        let mut segment = Segment::with_capacity(600);
+        assert!(segment.append(b"abc"));
+        segment.advance(2);
+        let piece = segment.piece();
+        assert_eq!(segment.recycle(), None);
+        assert_eq!(&segment[..], b"c");
+        drop(piece);
+        assert_eq!(segment.recycle(), Some(1));
+        assert_eq!((segment.len(), segment.room()), (0, 1024));
+        assert_eq!(Segment::with_capacity(1 << 20).recycle(), None);
+        assert_eq!(Segment::from(Piece::from(vec![1])).recycle(), None);
+        assert_eq!(Segment::from(Piece::from_static(b"x")).recycle(), None);
     }
 
     #[test]

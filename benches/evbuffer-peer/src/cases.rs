@@ -5,7 +5,7 @@ use evring::evbuffer::{BufferError, Eol, EvBuffer, Ptr};
 use std::hint::black_box;
 use std::io::IoSlice;
 use std::sync::{LazyLock, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 type Timed = Result<u64, BufferError>;
 
@@ -248,9 +248,9 @@ pub(crate) fn add_fmt(_size: usize, rounds: usize) -> Timed {
 }
 
 fn timed(run: impl FnOnce() -> Result<(), BufferError>) -> Timed {
-    let start = Instant::now();
+    let start = crate::peer::now();
     run()?;
-    Ok(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    Ok(crate::peer::now() - start)
 }
 
 /// How long one sample of a case should take.
