@@ -3,13 +3,13 @@
 
 mod common;
 
-use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use common::{
-    Process, SOON, Server, assert_echoes, eventually, noise, queued_between, read_all, upstream,
+    Process, SOON, Server, assert_echoes, eventually, noise, queued_between, read_all, stuff,
+    upstream,
 };
 
 /// An upstream that accepts and reads only when told to; gives each connection to the test.
@@ -20,28 +20,6 @@ fn silent_upstream() -> (String, mpsc::Receiver<TcpStream>) {
         let _ = sender.send(stream);
     });
     (addr.to_string(), receiver)
-}
-
-/// Writes until neither the proxy nor any kernel takes more, and gives the number of bytes.
-fn stuff(stream: &mut TcpStream, bytes: &[u8]) -> usize {
-    stream.set_nonblocking(true).expect("an option");
-    let mut written = 0;
-    let mut stuck_since = Instant::now();
-    while stuck_since.elapsed() < Duration::from_millis(500) {
-        match stream.write(&bytes[written..]) {
-            Ok(n) => {
-                written += n;
-                stuck_since = Instant::now();
-            }
-            Err(error) => {
-                assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        }
-        assert!(written < bytes.len(), "no bound on what is taken");
-    }
-    stream.set_nonblocking(false).expect("an option");
-    written
 }
 
 #[test]
@@ -77,7 +55,7 @@ fn what_the_proxy_holds_is_delivered_after_the_signal() {
     let (addr, accepted) = silent_upstream();
     let proxy = Server::proxy(&addr, &["--grace", "20", "--stats"]);
     let mut client = proxy.connect();
-    let bytes = noise(7, 64 << 20);
+    let bytes = noise(7, 32 << 20);
     let written = stuff(&mut client, &bytes) as u64;
     let stream = accepted.recv_timeout(SOON).expect("the proxy connects");
     // What the proxy never took from the kernel it can not deliver.
@@ -114,7 +92,7 @@ fn what_the_echo_server_holds_is_delivered_after_the_signal() {
         "--stats",
     ]);
     let mut client = echo.connect();
-    let bytes = noise(8, 64 << 20);
+    let bytes = noise(8, 32 << 20);
     let written = stuff(&mut client, &bytes) as u64;
     let peak = echo.process.peak_memory();
     assert!(peak < 64 << 20, "{peak} bytes for one that never reads");
@@ -136,7 +114,7 @@ fn the_grace_bounds_the_end() {
     let (addr, accepted) = silent_upstream();
     let proxy = Server::proxy(&addr, &["--grace", "0.3"]);
     let mut client = proxy.connect();
-    stuff(&mut client, &noise(9, 64 << 20));
+    stuff(&mut client, &noise(9, 32 << 20));
     let _never_reads = accepted.recv_timeout(SOON).expect("the proxy connects");
     proxy.process.signal("TERM");
     let start = Instant::now();
@@ -155,7 +133,7 @@ fn a_second_signal_ends_it_at_once() {
     let (addr, accepted) = silent_upstream();
     let proxy = Server::proxy(&addr, &["--grace", "600"]);
     let mut client = proxy.connect();
-    stuff(&mut client, &noise(10, 64 << 20));
+    stuff(&mut client, &noise(10, 32 << 20));
     let _never_reads = accepted.recv_timeout(SOON).expect("the proxy connects");
     let addr = proxy.socket_addr();
     proxy.process.signal("TERM");
