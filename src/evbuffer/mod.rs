@@ -176,10 +176,20 @@ impl EvBuffer {
             rest = &rest[..rest.len() - taken];
         }
         while !rest.is_empty() {
-            let mut block = Segment::for_prepend(block_size(rest.len(), 0));
+            let spare = spare::take(rest.len());
+            match spare {
+                Some(link) => self.chain.link_front(link),
+                None => {
+                    let block = Segment::with_capacity(block_size(rest.len(), 0));
+                    self.unshift_seg(Seg::Mem(block));
+                }
+            }
+            let Some(Seg::Mem(block)) = self.chain.front_mut() else {
+                break;
+            };
+            block.room_to_front();
             let taken = block.prepend(rest);
             rest = &rest[..rest.len() - taken];
-            self.unshift_seg(Seg::Mem(block));
         }
         count_copy(data.len());
         self.changed(data.len(), 0);
