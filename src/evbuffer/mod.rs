@@ -335,11 +335,14 @@ impl EvBuffer {
         self.check_end()?;
         self.check_growth(data.len())?;
         if self.chain.is_empty()
-            && let Some(spare) = spare::take(data.len())
+            && let Some(mut spare) = spare::take(data.len())
+            && let Seg::Mem(block) = spare.get_mut()
+            && block.append(data)
         {
             self.chain.link_back(spare);
+        } else {
+            self.append_bytes(data);
         }
-        self.append_bytes(data);
         count_copy(data.len());
         self.changed(data.len(), 0);
         Ok(())
@@ -391,6 +394,9 @@ impl EvBuffer {
                 let n = tail.room().min(data.len());
                 tail.append(&data[..n]);
                 data = &data[n..];
+                if data.is_empty() {
+                    return;
+                }
                 tail_bytes = if tail.is_heap() {
                     tail.block_capacity()
                 } else {
