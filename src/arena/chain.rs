@@ -73,13 +73,7 @@ impl<T> Chain<T> {
     /// Adds a value at the front.
     #[inline]
     pub fn push_front(&mut self, value: T) {
-        let node = new_node(value);
-        if self.head.is_none() {
-            self.tail = node;
-        }
-        // SAFETY: the node is fresh and ours.
-        unsafe { (*node.as_ptr()).next = self.head };
-        self.head = Some(node);
+        self.attach_front(new_node(value));
     }
 
     /// Takes the first value.
@@ -142,6 +136,14 @@ impl<T> Chain<T> {
             node,
             owns: PhantomData,
         })
+    }
+
+    /// Adds a value that still has its node at the front.
+    #[inline]
+    pub fn link_front(&mut self, link: Link<T>) {
+        let node = link.node;
+        std::mem::forget(link);
+        self.attach_front(node);
     }
 
     /// Adds a value that still has its node at the end.
@@ -219,6 +221,17 @@ impl<T> Chain<T> {
         self.tail = node;
     }
 
+    /// Puts a node that is ours and in no chain at the front.
+    #[inline]
+    fn attach_front(&mut self, node: NonNull<Node<T>>) {
+        if self.head.is_none() {
+            self.tail = node;
+        }
+        // SAFETY: the node is ours by the caller's word.
+        unsafe { (*node.as_ptr()).next = self.head };
+        self.head = Some(node);
+    }
+
     #[inline]
     fn unlink_front(&mut self) -> Option<NonNull<Node<T>>> {
         let node = self.head?;
@@ -232,6 +245,15 @@ impl<T> Chain<T> {
 pub struct Link<T> {
     node: NonNull<Node<T>>,
     owns: PhantomData<T>,
+}
+
+impl<T> Link<T> {
+    /// The value.
+    #[inline]
+    pub fn get_mut(&mut self) -> &mut T {
+        // SAFETY: the node is ours, borrowed mutably.
+        unsafe { &mut (*self.node.as_ptr()).value }
+    }
 }
 
 // SAFETY: owns its node and value.
@@ -426,6 +448,10 @@ mod tests {
         let link = other.unlink().expect("one value");
         assert!(other.unlink().is_none());
         other.link_back(link);
+        let mut link = other.unlink().expect("one value");
+        *link.get_mut() += 1;
+        other.link_front(link);
+        assert_eq!(other.back(), Some(&6));
         assert!(other.drop_front() && !other.drop_front());
         assert_eq!(chain.iter().copied().collect::<Vec<_>>(), [10, 11, 12, 99]);
         assert_eq!(chain.pop_front(), Some(10));

@@ -59,10 +59,19 @@ impl Segment {
     /// An empty segment whose room lies in front: prepends fill it from the block's end backwards.
     pub fn for_prepend(min: usize) -> Self {
         let mut segment = Self::with_capacity(min);
-        // SAFETY: at most one past the block's end.
-        segment.ptr = unsafe { segment.ptr.add(segment.room) };
-        segment.room = 0;
+        segment.room_to_front();
         segment
+    }
+
+    /// Gives the room behind an empty segment to its front, where prepends can use it as long as
+    /// nobody else refers to the block. Does nothing to a segment with bytes.
+    #[inline]
+    pub fn room_to_front(&mut self) {
+        if self.len == 0 {
+            // SAFETY: at most one past the block's end.
+            self.ptr = unsafe { self.ptr.add(self.room) };
+            self.room = 0;
+        }
     }
 
     /// Length in bytes.

@@ -27,7 +27,7 @@ pub(super) enum Closing {
         deadline: u64,
         report: Report,
     },
-    /// All was sent; it reads and drops until the peer's end.
+    /// All was sent; it waits for the peer's end. (Both read, and drop what they read.)
     Lingering { deadline: u64, report: Report },
 }
 

@@ -557,9 +557,8 @@ impl Inner {
     }
 
     fn wants_receive(&self) -> bool {
-        let closing = self.closing.borrow();
-        let lingering = closing.as_ref().is_some_and(|c| c.lingers());
-        lingering && !self.socket.at_end.get()
+        // One that closes reads and drops until the end: its peer may need to be read from before it reads.
+        self.drops_input() && !self.socket.at_end.get() && self.core.borrow().link() == Link::Up
             || self.core.borrow().wants_read() && self.socket.unseen.borrow().is_none()
     }
 

@@ -176,10 +176,20 @@ impl EvBuffer {
             rest = &rest[..rest.len() - taken];
         }
         while !rest.is_empty() {
-            let mut block = Segment::for_prepend(block_size(rest.len(), 0));
+            let spare = spare::take(rest.len());
+            match spare {
+                Some(link) => self.chain.link_front(link),
+                None => {
+                    let block = Segment::with_capacity(block_size(rest.len(), 0));
+                    self.unshift_seg(Seg::Mem(block));
+                }
+            }
+            let Some(Seg::Mem(block)) = self.chain.front_mut() else {
+                break;
+            };
+            block.room_to_front();
             let taken = block.prepend(rest);
             rest = &rest[..rest.len() - taken];
-            self.unshift_seg(Seg::Mem(block));
         }
         count_copy(data.len());
         self.changed(data.len(), 0);
@@ -325,11 +335,14 @@ impl EvBuffer {
         self.check_end()?;
         self.check_growth(data.len())?;
         if self.chain.is_empty()
-            && let Some(spare) = spare::take(data.len())
+            && let Some(mut spare) = spare::take(data.len())
+            && let Seg::Mem(block) = spare.get_mut()
+            && block.append(data)
         {
             self.chain.link_back(spare);
+        } else {
+            self.append_bytes(data);
         }
-        self.append_bytes(data);
         count_copy(data.len());
         self.changed(data.len(), 0);
         Ok(())
@@ -381,6 +394,9 @@ impl EvBuffer {
                 let n = tail.room().min(data.len());
                 tail.append(&data[..n]);
                 data = &data[n..];
+                if data.is_empty() {
+                    return;
+                }
                 tail_bytes = if tail.is_heap() {
                     tail.block_capacity()
                 } else {

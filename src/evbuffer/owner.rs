@@ -55,7 +55,7 @@ impl EvBuffer {
                 break;
             }
             rest -= front.len();
-            self.chain.drop_front();
+            spare::retire_front(&mut self.chain);
         }
         self.changed(0, n);
         n

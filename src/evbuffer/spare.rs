@@ -35,3 +35,22 @@ pub(super) fn retire(chain: &mut Chain<Seg>) {
     }
     chain.clear();
 }
+
+/// Drops a chain's first segment, which has been drained; keeps its block if nobody else refers to
+/// it and no other waits.
+#[inline]
+pub(super) fn retire_front(chain: &mut Chain<Seg>) {
+    let Some(mut link) = chain.unlink() else {
+        return;
+    };
+    if !cfg!(any(miri, evring_no_pool))
+        && let Seg::Mem(segment) = link.get_mut()
+        && let Some(class) = segment.recycle()
+    {
+        let _ = SPARES.try_with(move |spares| match spares[class].take() {
+            // The older one stays, so that a long chain goes straight to its pools.
+            Some(spare) => spares[class].set(Some(spare)),
+            None => spares[class].set(Some(link)),
+        });
+    }
+}
