@@ -254,6 +254,7 @@ impl Inner {
             return;
         };
         direction.bytes.set(direction.bytes.get() + moved as u64);
+        source.set_backlogged(true);
         self.touch();
         if sink.output().len() > self.options.high && !self.finishing.get() {
             direction.paused.set(true);
@@ -266,6 +267,9 @@ impl Inner {
         self.touch();
         let source = side.other();
         let direction = self.from(source);
+        if self.bev(side).output().is_empty() {
+            self.bev(source).set_backlogged(false);
+        }
         if direction.paused.replace(false) && !direction.done.get() && !self.finishing.get() {
             let _freed = self.bev(source).enable(Interest::READ);
         }

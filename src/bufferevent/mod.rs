@@ -27,7 +27,7 @@ use crate::addr::Addr;
 use crate::driver::Completion;
 use crate::error::Error;
 use crate::evbuffer::EvBuffer;
-use crate::event_base::source::Source;
+use crate::event_base::source::{Feeding, Source};
 use crate::event_base::{Base, EventBase, Interest};
 use crate::sys::Errno;
 use closing::Closing;
@@ -443,6 +443,11 @@ impl BufferEvent {
         }))
     }
 
+    /// Says that what it received is still waiting to be sent somewhere: it gets no slot out of turn.
+    pub(crate) fn set_backlogged(&self, backlogged: bool) {
+        self.0.socket.set_backlogged(backlogged);
+    }
+
     /// Bounds what one receive brings before it is armed again, and so what arrives in spite of a pause, in
     /// bytes; 0: no bound but the receive window.
     pub(crate) fn set_receive_bound(&self, bytes: usize) {
@@ -825,12 +830,16 @@ impl Source for Inner {
         self.sync(base);
     }
 
-    fn slots_came_back(self: Rc<Self>, base: &EventBase, reserve: bool) -> bool {
-        let served = self.freed.get() || self.receive_again(base, reserve);
-        if served {
+    fn slots_came_back(self: Rc<Self>, base: &EventBase, reserve: bool) -> Feeding {
+        let feeding = if self.freed.get() {
+            Feeding::Fed
+        } else {
+            self.receive_again(base, reserve)
+        };
+        if feeding == Feeding::Fed {
             self.socket.fed();
         }
-        served
+        feeding
     }
 
     fn priority(&self) -> usize {

@@ -13,6 +13,7 @@ use crate::arena::Piece;
 use crate::driver::{Completion, Op, OpId, Pieces};
 use crate::error::Error;
 use crate::evbuffer::EvBuffer;
+use crate::event_base::source::Feeding;
 use crate::event_base::{EventBase, Interest};
 use crate::sys::{self, Errno};
 
@@ -105,6 +106,8 @@ pub(super) struct Socket {
     max_single_write: Cell<u32>,
     /// In the base's line for receive slots.
     starved: Cell<bool>,
+    /// What it received waits in somebody else's output.
+    backlogged: Cell<bool>,
     kind: Cell<Kind>,
     /// `connect` made the socket.
     made_here: Cell<bool>,
@@ -131,6 +134,7 @@ impl Socket {
             max_single_read: Cell::new(0),
             max_single_write: Cell::new(0),
             starved: Cell::new(false),
+            backlogged: Cell::new(false),
             kind: Cell::new(kind),
             made_here: Cell::new(false),
             at_end: Cell::new(false),
@@ -289,6 +293,10 @@ impl Socket {
         }
     }
 
+    pub(super) fn set_backlogged(&self, backlogged: bool) {
+        self.backlogged.set(backlogged);
+    }
+
     pub(super) fn receiving(&self) -> bool {
         self.receive.get().is_some()
     }
@@ -401,21 +409,24 @@ impl Inner {
         self.arm_receive(base);
     }
 
-    /// The base has slots again, or offers the reserved one: receive. False when there is no reserved one to
-    /// be had.
-    pub(super) fn receive_again(self: &Rc<Self>, base: &EventBase, reserve: bool) -> bool {
+    /// The base has slots again, or offers the reserved one: receive. The reserved one is only for those that
+    /// hold no bytes already, so that it comes back.
+    pub(super) fn receive_again(self: &Rc<Self>, base: &EventBase, reserve: bool) -> Feeding {
         let socket = &self.socket;
         if socket.receive.get().is_some() || !self.wants_receive() {
             // It was paused meanwhile: whoever resumes it arms the receive.
-            return true;
+            return Feeding::Fed;
         }
         if !reserve {
             socket.starved.set(false);
             self.arm_receive(base);
-            return true;
+            return Feeding::Fed;
+        }
+        if socket.backlogged.get() || self.input_len() != 0 || self.output_len() != 0 {
+            return Feeding::Passed;
         }
         let Some(slot) = base.with_driver(|driver| driver.arena().take_reserve()) else {
-            return false;
+            return Feeding::Dry;
         };
         let op = Op::RecvSlot {
             fd: socket.fd.get(),
@@ -425,7 +436,7 @@ impl Inner {
         };
         let op = socket.push(base, self.token.get(), op);
         socket.receive.set(Some(op));
-        true
+        Feeding::Fed
     }
 
     fn received(self: &Rc<Self>, base: &EventBase, completion: Completion) {

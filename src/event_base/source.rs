@@ -5,6 +5,17 @@ use std::rc::Rc;
 use super::EventBase;
 use crate::driver::Completion;
 
+/// What became of a reader that was offered a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Feeding {
+    /// It leaves the line: it receives, or does not want to any more.
+    Fed,
+    /// The reserved slot is not for one that sits on what it received: it waits on.
+    Passed,
+    /// The reserved slot is out.
+    Dry,
+}
+
 /// Something that has operations, timers or callbacks on an event base: a bufferevent, a
 /// listener, a timer, a signal.
 ///
@@ -25,10 +36,10 @@ pub(crate) trait Source {
     /// re-armed lazily): the source decides.
     fn timer_fired(self: Rc<Self>, _base: &EventBase) {}
 
-    /// It waited for receive slots ([`EventBase::wait_for_slots`]) and there are some now.
-    /// Says whether it took its chance.
-    fn slots_came_back(self: Rc<Self>, _base: &EventBase, _reserve: bool) -> bool {
-        false
+    /// It waited for receive slots ([`EventBase::wait_for_slots`]) and there are some now, or only
+    /// the reserved one.
+    fn slots_came_back(self: Rc<Self>, _base: &EventBase, _reserve: bool) -> Feeding {
+        Feeding::Fed
     }
 
     /// The base ends: let go of callbacks and buffers. The descriptor to close once nothing is

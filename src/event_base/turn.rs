@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bitflags::bitflags;
 
+use super::source::Feeding;
 use super::{Base, EventBase, SpinPolicy};
 use crate::driver::Wait;
 use crate::error::Error;
@@ -218,13 +219,14 @@ impl EventBase {
             let Some(source) = self.0.starved.borrow_mut().pop_front() else {
                 return;
             };
-            let served = Rc::clone(&source).slots_came_back(self, reserve);
-            if !served {
-                // The one reserved slot is out: everybody waits on.
-                self.0.starved.borrow_mut().push_front(source);
-                return;
+            match Rc::clone(&source).slots_came_back(self, reserve) {
+                Feeding::Fed => published = published.saturating_sub(1),
+                Feeding::Passed => self.0.starved.borrow_mut().push_back(source),
+                Feeding::Dry => {
+                    self.0.starved.borrow_mut().push_front(source);
+                    return;
+                }
             }
-            published = published.saturating_sub(1);
         }
     }
 
