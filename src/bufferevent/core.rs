@@ -319,7 +319,10 @@ impl Core {
         self.link = link;
         self.rd.since = now;
         self.wr.since = now;
-        self.fin = Fin::Open;
+        if self.fin == Fin::Sent {
+            // That was another connection. One that is wanted, but not sent yet, is for this one.
+            self.fin = Fin::Open;
+        }
     }
 
     pub(super) fn link(&self) -> Link {

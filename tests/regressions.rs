@@ -1,0 +1,37 @@
+//! Bugs that were fixed, one test each, named after what went wrong.
+
+use std::io::Read;
+use std::net::TcpListener;
+use std::time::Duration;
+
+use evring::{Addr, BufferEvent, Callbacks, EventBase, Events, Interest, Options};
+
+#[test]
+fn a_shutdown_asked_for_before_the_connect_was_forgotten() {
+    let base = EventBase::new().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = Addr::from(listener.local_addr().unwrap());
+    let bev = BufferEvent::socket(&base, None, Options::CLOSE_ON_FREE).unwrap();
+    bev.write(b"all there is").unwrap();
+    bev.shutdown_write().unwrap();
+    bev.connect(&addr).unwrap();
+    assert!(bev.write(b"more").is_err(), "the direction stays shut");
+    let peer = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        let mut all = String::new();
+        stream.read_to_string(&mut all).unwrap();
+        all
+    });
+    bev.set_callbacks(Callbacks::new().on_event(|bev, events| {
+        if events.contains(Events::EOF) {
+            bev.free();
+        }
+    }))
+    .unwrap();
+    bev.enable(Interest::READ).unwrap();
+    base.run().unwrap();
+    assert_eq!(peer.join().unwrap(), "all there is");
+}
