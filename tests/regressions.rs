@@ -1,10 +1,17 @@
 //! Bugs that were fixed, one test each, named after what went wrong.
 
-use std::io::Read;
+use std::cell::Cell;
+use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
 use std::time::Duration;
 
 use evring::{Addr, BufferEvent, Callbacks, EventBase, Events, Interest, Options};
+
+fn over(base: &EventBase, stream: UnixStream) -> BufferEvent {
+    BufferEvent::socket(base, Some(stream.into()), Options::CLOSE_ON_FREE).expect("a bufferevent")
+}
 
 #[test]
 fn a_shutdown_asked_for_before_the_connect_was_forgotten() {
@@ -34,4 +41,25 @@ fn a_shutdown_asked_for_before_the_connect_was_forgotten() {
     bev.enable(Interest::READ).unwrap();
     base.run().unwrap();
     assert_eq!(peer.join().unwrap(), "all there is");
+}
+
+#[test]
+fn a_buffer_held_by_a_closure_outlived_the_free_within_it() {
+    let base = EventBase::new().unwrap();
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let bev = over(&base, ours);
+    let before = Rc::new(Cell::new(0));
+    let live = before.clone();
+    bev.set_callbacks(Callbacks::new().on_read(move |bev| {
+        live.set(bev.base().unwrap().slots_live());
+        let freed = bev.input().with(|_input| bev.free());
+        freed.unwrap();
+    }))
+    .unwrap();
+    bev.enable(Interest::READ).unwrap();
+    theirs.write_all(&[7; 16_384]).unwrap();
+    base.run().unwrap();
+    // The handle is still there; the memory went back to the window.
+    assert!(bev.is_freed());
+    assert_eq!(base.slots_live(), before.get());
 }
