@@ -1,8 +1,8 @@
 //! Bugs that were fixed, one test each, named after what went wrong.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::Duration;
@@ -62,4 +62,33 @@ fn a_buffer_held_by_a_closure_outlived_the_free_within_it() {
     // The handle is still there; the memory went back to the window.
     assert!(bev.is_freed());
     assert_eq!(base.slots_live(), before.get());
+}
+
+#[test]
+fn an_end_of_stream_that_was_due_was_told_after_reading_was_finished() {
+    let base = EventBase::new().unwrap();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    theirs.shutdown(Shutdown::Write).unwrap();
+    let options = Options::CLOSE_ON_FREE | Options::DEFER_CALLBACKS;
+    let bev = BufferEvent::socket(&base, Some(ours.into()), options).unwrap();
+    let told = Rc::new(RefCell::new(Vec::new()));
+    let (writes, events) = (told.clone(), told.clone());
+    bev.set_callbacks(
+        Callbacks::new()
+            .on_write(move |bev| {
+                writes.borrow_mut().push("write");
+                let writes = writes.clone();
+                let finished = bev.finish_reading(move |bev| {
+                    writes.borrow_mut().push("finished");
+                    bev.free();
+                });
+                finished.unwrap();
+            })
+            .on_event(move |_, _| events.borrow_mut().push("event")),
+    )
+    .unwrap();
+    // Both are due in one deferred run: the write callback for the enable, and the end.
+    bev.enable(Interest::READ | Interest::WRITE).unwrap();
+    base.run().unwrap();
+    assert_eq!(*told.borrow(), ["write", "finished"]);
 }

@@ -157,6 +157,13 @@ impl Core {
         self.pending.read || self.pending.write || !self.pending.events.is_empty()
     }
 
+    /// The end of the stream is not to be told any more, should it be due.
+    pub(super) fn forget_eof(&mut self) {
+        if self.pending.events.contains(Events::EOF) {
+            self.pending.events.remove(Events::READING | Events::EOF);
+        }
+    }
+
     pub(super) fn clear_pending(&mut self) {
         self.pending = Pending::default();
     }
