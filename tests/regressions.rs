@@ -7,7 +7,10 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::Duration;
 
-use evring::{Addr, BufferEvent, Callbacks, EventBase, Events, Interest, Options};
+use evring::{
+    Addr, BufferEvent, Callbacks, EventBase, Events, Interest, Options, RelayEnd, RelayOptions,
+    RelaySide, relay,
+};
 
 fn over(base: &EventBase, stream: UnixStream) -> BufferEvent {
     BufferEvent::socket(base, Some(stream.into()), Options::CLOSE_ON_FREE).expect("a bufferevent")
@@ -91,4 +94,41 @@ fn an_end_of_stream_that_was_due_was_told_after_reading_was_finished() {
     bev.enable(Interest::READ | Interest::WRITE).unwrap();
     base.run().unwrap();
     assert_eq!(*told.borrow(), ["write", "finished"]);
+}
+
+#[test]
+fn a_relay_whose_last_bytes_were_refused_said_that_it_finished() {
+    let base = EventBase::new().unwrap();
+    let (mut left, a) = UnixStream::pair().unwrap();
+    let (right, b) = UnixStream::pair().unwrap();
+    let options = RelayOptions::default().high(16 << 20);
+    let joined = relay(&over(&base, a), &over(&base, b), options).unwrap();
+    let report = Rc::new(Cell::new(None));
+    let told = report.clone();
+    joined.on_end(move |how| told.set(Some(*how)));
+
+    const TOTAL: usize = 4 << 20;
+    let sender = std::thread::spawn(move || {
+        left.write_all(&vec![1; TOTAL]).unwrap();
+        left.shutdown(Shutdown::Write).unwrap();
+        left
+    });
+    right.shutdown(Shutdown::Write).unwrap();
+    // It reads nothing, and goes once the relay has all of it.
+    let mut right = Some(right);
+    let watched = joined.clone();
+    base.interval(Duration::from_millis(20), move |timer| {
+        if watched.bytes().0 == TOTAL as u64 && right.take().is_none() {
+            timer.cancel();
+        }
+    })
+    .unwrap();
+    base.run().unwrap();
+    drop(sender.join());
+    let report = report.get().expect("it ended");
+    assert!(report.undelivered > 0, "{report:?}");
+    let RelayEnd::Failed { side, .. } = report.end else {
+        panic!("it failed: {report:?}");
+    };
+    assert_eq!(side, RelaySide::B);
 }
