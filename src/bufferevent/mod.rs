@@ -116,7 +116,18 @@ impl BufferEvent {
                 why: "UNLOCK_CALLBACKS needs DEFER_CALLBACKS",
             });
         }
-        let link = if fd.is_some() { Link::Up } else { Link::Absent };
+        Ok(Self::over(base, Socket::new(fd), options))
+    }
+
+    /// [`socket`](Self::socket) over a descriptor of a driver that is not the kernel.
+    #[cfg(test)]
+    pub(crate) fn simulated(base: &EventBase, fd: i32, family: i32, options: Options) -> Self {
+        Self::over(base, Socket::simulated(fd, family), options)
+    }
+
+    fn over(base: &EventBase, socket: Socket, options: Options) -> Self {
+        let up = socket.fd().is_some();
+        let link = if up { Link::Up } else { Link::Absent };
         let inner = Rc::new(Inner {
             base: base.downgrade(),
             token: Cell::new(0),
@@ -124,7 +135,7 @@ impl BufferEvent {
             input: RefCell::new(EvBuffer::new()),
             output: RefCell::new(EvBuffer::new()),
             handler: RefCell::new(None),
-            socket: Socket::new(fd),
+            socket,
             closing: RefCell::new(None),
             armed: Cell::new(u64::MAX),
             queued: Cell::new(false),
@@ -136,7 +147,7 @@ impl BufferEvent {
         });
         inner.freeze();
         inner.token.set(base.add_source(inner.clone()));
-        Ok(BufferEvent(inner))
+        BufferEvent(inner)
     }
 
     /// Begins to connect to `addr` (`bufferevent_socket_connect`). A socket is made if there is
