@@ -118,7 +118,7 @@ impl Joined {
                 "lost without a word: {received} received, {sent} sent, {report:?}"
             );
         }
-        if report.end == RelayEnd::Finished {
+        if report.end == RelayEnd::Finished && !self.disturbed.get() {
             assert_eq!(report.undelivered, 0, "a relay that finished: {report:?}");
             assert_eq!(received, sent, "a relay that finished: {report:?}");
         }
