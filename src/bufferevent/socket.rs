@@ -100,6 +100,9 @@ pub(super) struct Socket {
     stopping: Cell<bool>,
     /// See `set_receive_bound`.
     receive_bound: Cell<u32>,
+    /// 0: the default.
+    max_single_read: Cell<u32>,
+    max_single_write: Cell<u32>,
     /// In the base's line for receive slots.
     starved: Cell<bool>,
     kind: Cell<Kind>,
@@ -139,6 +142,8 @@ impl Socket {
             unseen: RefCell::default(),
             stopping: Cell::new(false),
             receive_bound: Cell::new(0),
+            max_single_read: Cell::new(0),
+            max_single_write: Cell::new(0),
             starved: Cell::new(false),
             kind: Cell::new(kind),
             made_here: Cell::new(false),
@@ -243,6 +248,36 @@ impl Socket {
     /// It left the line for slots.
     pub(super) fn fed(&self) {
         self.starved.set(false);
+    }
+
+    /// Goes on with another descriptor. The old one's operations are cancelled; it is closed after them if
+    /// `close_old` says so.
+    pub(super) fn change_fd(&self, base: &EventBase, fd: Option<i32>, close_old: bool) {
+        self.cancel_all(base);
+        let old = self.fd.replace(fd.unwrap_or(-1));
+        if close_old && old >= 0 {
+            self.retired.borrow_mut().push(old);
+        }
+        self.kind.set(fd.map_or(Kind::Inet, Kind::of));
+        self.made_here.set(false);
+        self.at_end.set(false);
+        self.stopping.set(false);
+        self.close_retired(base);
+    }
+
+    pub(super) fn set_max_single_read(&self, bytes: usize) {
+        self.max_single_read
+            .set(u32::try_from(bytes).unwrap_or(u32::MAX));
+    }
+
+    pub(super) fn set_max_single_write(&self, bytes: usize) {
+        self.max_single_write
+            .set(u32::try_from(bytes).unwrap_or(u32::MAX));
+    }
+
+    pub(super) fn max_single(&self) -> (usize, usize) {
+        let (read, write) = (self.max_single_read.get(), self.max_single_write.get());
+        (read as usize, write as usize)
     }
 
     /// What a time-out stops: a send that makes no way, a connect.
@@ -378,7 +413,6 @@ impl Inner {
         self.begin_send(base);
         self.end_direction(base);
         self.arm_receive(base);
-        self.progress_closing(base);
     }
 
     /// The base has slots again, or offers the reserved one: receive. False when there is no reserved one to
@@ -400,7 +434,7 @@ impl Inner {
         let op = Op::RecvSlot {
             fd: socket.fd.get(),
             slot,
-            max_len: 0,
+            max_len: socket.max_single_read.get(),
             poll_first: false,
         };
         let op = socket.push(base, self.token.get(), op);
@@ -537,9 +571,8 @@ impl Inner {
     }
 
     fn wants_receive(&self) -> bool {
-        let closing = self.closing.borrow();
-        let lingering = closing.as_ref().is_some_and(|c| c.lingers());
-        lingering && !self.socket.at_end.get()
+        // One that closes reads and drops until the end: its peer may need to be read from before it reads.
+        self.drops_input() && !self.socket.at_end.get() && self.core.borrow().link() == Link::Up
             || self.core.borrow().wants_read() && self.socket.unseen.borrow().is_none()
     }
 
@@ -564,13 +597,13 @@ impl Inner {
             Op::Read {
                 fd,
                 slot,
-                max_len: 0,
+                max_len: socket.max_single_read.get(),
             }
         } else {
             Op::Recv {
                 fd,
                 multishot: socket.kind.get() == Kind::Inet,
-                max_len: 0,
+                max_len: socket.max_single_read.get(),
                 poll_first: true,
                 arm_limit,
             }
@@ -596,7 +629,11 @@ impl Inner {
             return;
         }
         let timed = core.timeouts().1 != 0 || self.closing.borrow().is_some();
-        let most = if timed { TIMED_SEND_BYTES } else { SEND_BYTES };
+        let most = match socket.max_single_write.get() {
+            0 if timed => TIMED_SEND_BYTES,
+            0 => SEND_BYTES,
+            set => set as usize,
+        };
         let pieces = base.with_driver(|driver| {
             let mut pieces = driver.take_pieces();
             output.gather(most, SEND_PIECES, &mut pieces);

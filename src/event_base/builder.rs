@@ -146,6 +146,8 @@ impl EventBaseBuilder {
             tally: Default::default(),
             turn_hook: RefCell::new(None),
             remote: RefCell::new(None),
+            shared: RefCell::default(),
+            next_shared: Cell::new(1),
             pid: std::process::id(),
             slot_size,
         })))
