@@ -356,17 +356,22 @@ impl Inner {
             let bev = self.bev(side);
             // The flush, too, ends when no byte moves for the idle time-out.
             let _freed = bev.set_timeouts(None, self.options.idle_timeout);
-            let begun = bev.close_after_flush(deadline, move |end| relay.closed(end));
+            let begun = bev.close_after_flush(deadline, move |end| relay.closed(side, end));
             if begun.is_err() {
-                self.closed(FlushEnd::Flushed);
+                self.closed(side, FlushEnd::Flushed);
             }
         }
     }
 
     /// One of the two is gone.
-    fn closed(&self, end: FlushEnd) {
+    fn closed(&self, side: RelaySide, end: FlushEnd) {
         if let FlushEnd::TimedOut { unsent } | FlushEnd::Failed { unsent } = end {
             self.undelivered.set(self.undelivered.get() + unsent as u64);
+            if unsent != 0 && self.end.get() == Some(RelayEnd::Finished) {
+                // Both streams had ended, but not all of them could be passed on.
+                let errno = self.bev(side).last_error();
+                self.end.set(Some(RelayEnd::Failed { side, errno }));
+            }
         }
         self.open.set(self.open.get().saturating_sub(1));
         if self.open.get() != 0 {

@@ -160,6 +160,13 @@ impl Core {
         self.pending.read || self.pending.write || !self.pending.events.is_empty()
     }
 
+    /// The end of the stream is not to be told any more, should it be due.
+    pub(super) fn forget_eof(&mut self) {
+        if self.pending.events.contains(Events::EOF) {
+            self.pending.events.remove(Events::READING | Events::EOF);
+        }
+    }
+
     pub(super) fn clear_pending(&mut self) {
         self.pending = Pending::default();
     }
@@ -365,7 +372,10 @@ impl Core {
         self.link = link;
         self.rd.since = now;
         self.wr.since = now;
-        self.fin = Fin::Open;
+        if self.fin == Fin::Sent {
+            // That was another connection. One that is wanted, but not sent yet, is for this one.
+            self.fin = Fin::Open;
+        }
     }
 
     pub(super) fn link(&self) -> Link {

@@ -132,6 +132,13 @@ impl BufferEvent {
         Ok(BufferEvent(Inner::new(base, options, Flavour::Socket, fd)))
     }
 
+    /// [`socket`](Self::socket) over a descriptor of a driver that is not the kernel.
+    #[cfg(test)]
+    pub(crate) fn simulated(base: &EventBase, fd: i32, family: i32, options: Options) -> Self {
+        let socket = Socket::simulated(fd, family);
+        BufferEvent(Inner::over(base, options, Flavour::Socket, socket))
+    }
+
     /// Begins to connect to `addr` (`bufferevent_socket_connect`). A socket is made if there is
     /// none.
     ///
@@ -543,14 +550,13 @@ fn check_options(options: Options) -> Result<(), Error> {
 
 impl Inner {
     /// A new one, registered with its base.
-    fn new(
-        base: &EventBase,
-        mut options: Options,
-        flavour: Flavour,
-        fd: Option<OwnedFd>,
-    ) -> Rc<Self> {
+    fn new(base: &EventBase, options: Options, flavour: Flavour, fd: Option<OwnedFd>) -> Rc<Self> {
+        Inner::over(base, options, flavour, Socket::new(fd))
+    }
+
+    fn over(base: &EventBase, mut options: Options, flavour: Flavour, socket: Socket) -> Rc<Self> {
         let link = match flavour {
-            Flavour::Socket if fd.is_none() => Link::Absent,
+            Flavour::Socket if socket.fd().is_none() => Link::Absent,
             _ => Link::Up,
         };
         if matches!(flavour, Flavour::Pair(_)) {
@@ -564,7 +570,7 @@ impl Inner {
             output: RefCell::new(EvBuffer::new()),
             handler: RefCell::new(None),
             flavour,
-            socket: Socket::new(fd),
+            socket,
             closing: RefCell::new(None),
             armed: Cell::new(u64::MAX),
             queued: Cell::new(false),

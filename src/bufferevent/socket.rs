@@ -120,8 +120,22 @@ impl Socket {
         let kind = fd
             .as_ref()
             .map_or(Kind::Inet, |fd| Kind::of(fd.as_raw_fd()));
+        Self::over(fd.map_or(-1, IntoRawFd::into_raw_fd), kind)
+    }
+
+    /// Over a descriptor that the kernel knows nothing of; family 0 stands for a pipe.
+    #[cfg(test)]
+    pub(super) fn simulated(fd: i32, family: i32) -> Self {
+        let kind = match family {
+            libc::AF_UNSPEC => Kind::Plain,
+            _ => Kind::of_family(family),
+        };
+        Self::over(fd, kind)
+    }
+
+    fn over(fd: i32, kind: Kind) -> Self {
         Socket {
-            fd: Cell::new(fd.map_or(-1, IntoRawFd::into_raw_fd)),
+            fd: Cell::new(fd),
             receive: Cell::new(None),
             send: Cell::new(None),
             connect: Cell::new(None),
