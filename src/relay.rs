@@ -276,6 +276,9 @@ impl Inner {
     }
 
     fn event(self: &Rc<Self>, side: RelaySide, events: Events) {
+        if self.finishing.get() {
+            return; // the flush will find out for itself
+        }
         if events.contains(Events::ERROR) {
             let end = RelayEnd::Failed {
                 side,

@@ -27,7 +27,7 @@ use crate::addr::Addr;
 use crate::driver::Completion;
 use crate::error::Error;
 use crate::evbuffer::EvBuffer;
-use crate::event_base::source::{Feeding, Source};
+use crate::event_base::source::{Feeding, Offer, Source};
 use crate::event_base::{Base, EventBase, Interest};
 use crate::sys::Errno;
 use closing::Closing;
@@ -836,11 +836,11 @@ impl Source for Inner {
         self.sync(base);
     }
 
-    fn slots_came_back(self: Rc<Self>, base: &EventBase, reserve: bool) -> Feeding {
+    fn slots_came_back(self: Rc<Self>, base: &EventBase, offer: Offer) -> Feeding {
         let feeding = if self.freed.get() {
             Feeding::Fed
         } else {
-            self.receive_again(base, reserve)
+            self.receive_again(base, offer)
         };
         if feeding == Feeding::Fed {
             self.socket.fed();

@@ -13,7 +13,7 @@ use crate::arena::Piece;
 use crate::driver::{Completion, Op, OpId, Pieces};
 use crate::error::Error;
 use crate::evbuffer::EvBuffer;
-use crate::event_base::source::Feeding;
+use crate::event_base::source::{Feeding, Offer};
 use crate::event_base::{EventBase, Interest};
 use crate::sys::{self, Errno};
 
@@ -423,20 +423,21 @@ impl Inner {
         self.arm_receive(base);
     }
 
-    /// The base has slots again, or offers the reserved one: receive. The reserved one is only for those that
-    /// hold no bytes already, so that it comes back.
-    pub(super) fn receive_again(self: &Rc<Self>, base: &EventBase, reserve: bool) -> Feeding {
+    /// The base has slots again, or offers the reserved one: receive. Whoever keeps what it received does not get
+    /// the reserved one: it would keep it, too.
+    pub(super) fn receive_again(self: &Rc<Self>, base: &EventBase, offer: Offer) -> Feeding {
         let socket = &self.socket;
         if socket.receive.get().is_some() || !self.wants_receive() {
             // It was paused meanwhile: whoever resumes it arms the receive.
             return Feeding::Fed;
         }
-        if !reserve {
+        if offer == Offer::Window {
             socket.starved.set(false);
             self.arm_receive(base);
             return Feeding::Fed;
         }
-        if socket.backlogged.get() || self.input_len() != 0 || self.output_len() != 0 {
+        let backlogged = socket.backlogged.get() || self.output_len() != 0;
+        if self.input_len() != 0 || backlogged && offer == Offer::ReserveForTheIdle {
             return Feeding::Passed;
         }
         let Some(slot) = base.with_driver(|driver| driver.arena().take_reserve()) else {
@@ -582,9 +583,14 @@ impl Inner {
     }
 
     fn wants_receive(&self) -> bool {
-        // One that closes reads and drops until the end: its peer may need to be read from before it reads.
-        self.drops_input() && !self.socket.at_end.get() && self.core.borrow().link() == Link::Up
-            || self.core.borrow().wants_read() && self.socket.unseen.borrow().is_none()
+        let core = self.core.borrow();
+        match self.closing.borrow().as_deref() {
+            None => core.wants_read() && self.socket.unseen.borrow().is_none(),
+            // Whatever is enabled meanwhile: it has finished reading.
+            Some(closing) if closing.quiets() => false,
+            // It reads and drops until the end: its peer may need to be read from before it reads.
+            Some(_) => !self.socket.at_end.get() && core.link() == Link::Up,
+        }
     }
 
     fn arm_receive(self: &Rc<Self>, base: &EventBase) {

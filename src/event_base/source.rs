@@ -5,6 +5,17 @@ use std::rc::Rc;
 use super::EventBase;
 use crate::driver::Completion;
 
+/// What a reader in the line for slots is offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Offer {
+    /// There are slots in the window again.
+    Window,
+    /// The reserved slot, if it holds nothing at all: it will come back the soonest.
+    ReserveForTheIdle,
+    /// The reserved slot, if it has taken what it received out of its input.
+    ReserveForAny,
+}
+
 /// What became of a reader that was offered a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Feeding {
@@ -36,9 +47,8 @@ pub(crate) trait Source {
     /// re-armed lazily): the source decides.
     fn timer_fired(self: Rc<Self>, _base: &EventBase) {}
 
-    /// It waited for receive slots ([`EventBase::wait_for_slots`]) and there are some now, or only
-    /// the reserved one.
-    fn slots_came_back(self: Rc<Self>, _base: &EventBase, _reserve: bool) -> Feeding {
+    /// It waited for receive slots ([`EventBase::wait_for_slots`]) and is offered one now.
+    fn slots_came_back(self: Rc<Self>, _base: &EventBase, _offer: Offer) -> Feeding {
         Feeding::Fed
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bitflags::bitflags;
 
-use super::source::Feeding;
+use super::source::{Feeding, Offer};
 use super::{Base, EventBase, SpinPolicy};
 use crate::driver::Wait;
 use crate::error::Error;
@@ -213,18 +213,24 @@ impl EventBase {
     /// waits is served before any is served twice.
     fn serve_starved(&self) {
         let mut published = self.with_driver(|driver| driver.refill());
-        let waiting = self.0.starved.borrow().len();
-        for _ in 0..waiting {
-            let reserve = published == 0;
-            let Some(source) = self.0.starved.borrow_mut().pop_front() else {
-                return;
-            };
-            match Rc::clone(&source).slots_came_back(self, reserve) {
-                Feeding::Fed => published = published.saturating_sub(1),
-                Feeding::Passed => self.0.starved.borrow_mut().push_back(source),
-                Feeding::Dry => {
-                    self.0.starved.borrow_mut().push_front(source);
+        for reserve in [Offer::ReserveForTheIdle, Offer::ReserveForAny] {
+            let waiting = self.0.starved.borrow().len();
+            for _ in 0..waiting {
+                let offer = if published == 0 {
+                    reserve
+                } else {
+                    Offer::Window
+                };
+                let Some(source) = self.0.starved.borrow_mut().pop_front() else {
                     return;
+                };
+                match Rc::clone(&source).slots_came_back(self, offer) {
+                    Feeding::Fed => published = published.saturating_sub(1),
+                    Feeding::Passed => self.0.starved.borrow_mut().push_back(source),
+                    Feeding::Dry => {
+                        self.0.starved.borrow_mut().push_front(source);
+                        return;
+                    }
                 }
             }
         }
