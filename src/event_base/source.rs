@@ -8,8 +8,10 @@ use crate::driver::Completion;
 /// What became of a reader that was offered a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Feeding {
-    /// It leaves the line: it receives, or does not want to any more.
+    /// It leaves the line, and receives.
     Fed,
+    /// It leaves the line without a slot: it does not want one any more.
+    Left,
     /// The reserved slot is not for one that sits on what it received: it waits on.
     Passed,
     /// The reserved slot is out.
@@ -39,7 +41,7 @@ pub(crate) trait Source {
     /// It waited for receive slots ([`EventBase::wait_for_slots`]) and there are some now, or only
     /// the reserved one.
     fn slots_came_back(self: Rc<Self>, _base: &EventBase, _reserve: bool) -> Feeding {
-        Feeding::Fed
+        Feeding::Left
     }
 
     /// The base ends: let go of callbacks and buffers. The descriptor to close once nothing is
