@@ -276,6 +276,10 @@ impl Inner {
     }
 
     fn event(self: &Rc<Self>, side: RelaySide, events: Events) {
+        if self.finishing.get() {
+            // The flush of what is left tells how it ended.
+            return;
+        }
         if events.contains(Events::ERROR) {
             let end = RelayEnd::Failed {
                 side,
