@@ -277,7 +277,8 @@ impl Inner {
 
     fn event(self: &Rc<Self>, side: RelaySide, events: Events) {
         if self.finishing.get() {
-            return; // the flush will find out for itself
+            // The flush of what is left tells how it ended.
+            return;
         }
         if events.contains(Events::ERROR) {
             let end = RelayEnd::Failed {
@@ -316,8 +317,7 @@ impl Inner {
         let into = self.from(side.other());
         into.done.set(true);
         self.end.set(Some(end));
-        self.undelivered
-            .set(self.undelivered.get() + self.bev(side).output().len() as u64);
+        // What it has not sent is counted by its close.
         // The other goes on to be read, and dropped: it may have to get rid of that before it takes the rest.
         let _freed = self.bev(side.other()).enable(Interest::READ);
         if let Ok(base) = self.bev(side).base() {

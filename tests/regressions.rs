@@ -132,3 +132,29 @@ fn a_relay_whose_last_bytes_were_refused_said_that_it_finished() {
     };
     assert_eq!(side, RelaySide::B);
 }
+
+#[test]
+fn a_relay_counted_what_it_could_not_deliver_twice() {
+    let base = EventBase::new().unwrap();
+    let (mut left, a) = UnixStream::pair().unwrap();
+    let (right, b) = UnixStream::pair().unwrap();
+    let joined = relay(&over(&base, a), &over(&base, b), RelayOptions::default()).unwrap();
+    let report = Rc::new(Cell::new(None));
+    let told = report.clone();
+    joined.on_end(move |how| told.set(Some(*how)));
+    // Sends to it are refused, although its own stream goes on.
+    right.shutdown(Shutdown::Read).unwrap();
+    left.write_all(&[1; 1000]).unwrap();
+    let mut peers = vec![left, right];
+    let watched = joined.clone();
+    base.interval(Duration::from_millis(5), move |timer| {
+        // One after the other, once the relay has tried.
+        if watched.bytes().0 == 1000 && peers.pop().is_none() {
+            timer.cancel();
+        }
+    })
+    .unwrap();
+    base.run().unwrap();
+    let report = report.get().expect("it ended");
+    assert_eq!(report.undelivered, 1000, "{report:?}");
+}

@@ -838,11 +838,11 @@ impl Source for Inner {
 
     fn slots_came_back(self: Rc<Self>, base: &EventBase, offer: Offer) -> Feeding {
         let feeding = if self.freed.get() {
-            Feeding::Fed
+            Feeding::Left
         } else {
             self.receive_again(base, offer)
         };
-        if feeding == Feeding::Fed {
+        if matches!(feeding, Feeding::Fed | Feeding::Left) {
             self.socket.fed();
         }
         feeding

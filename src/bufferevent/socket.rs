@@ -429,7 +429,7 @@ impl Inner {
         let socket = &self.socket;
         if socket.receive.get().is_some() || !self.wants_receive() {
             // It was paused meanwhile: whoever resumes it arms the receive.
-            return Feeding::Fed;
+            return Feeding::Left;
         }
         if offer == Offer::Window {
             socket.starved.set(false);

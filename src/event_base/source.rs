@@ -19,8 +19,10 @@ pub(crate) enum Offer {
 /// What became of a reader that was offered a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Feeding {
-    /// It leaves the line: it receives, or does not want to any more.
+    /// It leaves the line, and receives.
     Fed,
+    /// It leaves the line without a slot: it does not want one any more.
+    Left,
     /// The reserved slot is not for one that sits on what it received: it waits on.
     Passed,
     /// The reserved slot is out.
@@ -49,7 +51,7 @@ pub(crate) trait Source {
 
     /// It waited for receive slots ([`EventBase::wait_for_slots`]) and is offered one now.
     fn slots_came_back(self: Rc<Self>, _base: &EventBase, _offer: Offer) -> Feeding {
-        Feeding::Fed
+        Feeding::Left
     }
 
     /// The base ends: let go of callbacks and buffers. The descriptor to close once nothing is

@@ -226,6 +226,7 @@ impl EventBase {
                 };
                 match Rc::clone(&source).slots_came_back(self, offer) {
                     Feeding::Fed => published = published.saturating_sub(1),
+                    Feeding::Left => {}
                     Feeding::Passed => self.0.starved.borrow_mut().push_back(source),
                     Feeding::Dry => {
                         self.0.starved.borrow_mut().push_front(source);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::dice::{Dice, Trace};
 use super::faults::Faults;
 use super::net::{Net, Target};
-use super::socket::Packet;
+use super::socket::{Kind, Packet};
 use crate::arena::{Arena, Piece, Slot};
 use crate::driver::{Completion, Op, OpId, Wait};
 use crate::ring::RingCounters;
@@ -255,7 +255,11 @@ impl World {
         };
         let (_, fd) = name_of(&entry.op);
         let at = self.net.index(fd);
+        let plain = self.net.kind(at) == Kind::Plain;
         match &entry.op {
+            Op::Recv { .. } | Op::RecvSlot { .. } | Op::Send { .. } if plain => {
+                self.finish(id, Err(Errno::NOTSOCK));
+            }
             Op::Recv { .. } | Op::RecvSlot { .. } | Op::Read { .. } => self.receive(id, at),
             Op::Send { .. } | Op::Write { .. } => self.send(id, at),
             Op::Connect { .. } => self.connect(id, at),
@@ -505,7 +509,7 @@ impl World {
 
     pub(super) fn new_socket(&mut self, family: i32) -> usize {
         let capacity = self.dice.pick(&[100, 5000, 70_000]);
-        let kind = super::socket::Kind::of_family(family);
+        let kind = Kind::of_family(family);
         self.net.socket(kind, capacity)
     }
 
@@ -551,10 +555,11 @@ impl World {
         self.window.len()
     }
 
-    /// Whether readers have to wait for memory: even the reserved slot is in some buffer.
-    pub(crate) fn is_starved(&self) -> bool {
+    /// Whether readers have to wait for memory, and whether even the reserved slot is in some buffer.
+    pub(crate) fn starvation(&self) -> (bool, bool) {
         let stats = self.arena.stats();
-        self.window.is_empty() && stats.slots_live > stats.slots_max
+        let starved = self.window.is_empty() && stats.slots_live >= stats.slots_max;
+        (starved, stats.slots_live > stats.slots_max)
     }
 
     pub(crate) fn arena(&self) -> &Arena {
