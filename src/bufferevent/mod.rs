@@ -9,6 +9,7 @@ use std::time::Duration;
 mod callbacks;
 mod closing;
 mod core;
+mod limits;
 mod socket;
 mod types;
 mod view;
@@ -23,9 +24,11 @@ use crate::error::Error;
 use crate::evbuffer::EvBuffer;
 use crate::event_base::source::Source;
 use crate::event_base::{Base, EventBase, Interest};
+use crate::rate_limit::Direction;
 use crate::sys::Errno;
 use closing::Closing;
 use core::{Core, Fin, Link};
+use limits::Limits;
 use socket::Socket;
 
 /// What stays in the input after the read callback is copied out of its slot when it is no
@@ -80,6 +83,7 @@ pub(crate) struct Inner {
     handler: RefCell<Option<Box<dyn Handler>>>,
     socket: Socket,
     closing: RefCell<Option<Box<Closing>>>,
+    limits: RefCell<Option<Box<Limits>>>,
     /// The earliest entry that the base's timer heap has for it; `u64::MAX`: none.
     armed: Cell<u64>,
     /// In the callback FIFO.
@@ -126,6 +130,7 @@ impl BufferEvent {
             handler: RefCell::new(None),
             socket: Socket::new(fd),
             closing: RefCell::new(None),
+            limits: RefCell::new(None),
             armed: Cell::new(u64::MAX),
             queued: Cell::new(false),
             dirty: Cell::new(false),
@@ -566,6 +571,7 @@ impl Inner {
             deadline = deadline.min(closing.deadline());
             active = true;
         }
+        deadline = deadline.min(self.sync_limits(base));
         if deadline < self.armed.get() {
             self.armed.set(deadline);
             base.arm_timer(deadline, self.token.get());
@@ -587,6 +593,7 @@ impl Inner {
             }
         }
         self.socket.cancel_all(base);
+        self.drop_limits();
         self.finish_if_drained(base);
         // Last, with no borrow held: they are the user's.
         drop((handler, closing));
@@ -655,12 +662,19 @@ impl Source for Inner {
         if self.freed.get() || self.closing_timer_fired(base, now) {
             return;
         }
+        self.expire_limits(base, now);
         let output = self.output_len();
         let late = self.core.borrow_mut().handle_time(output, now);
         self.socket.abandon(base, late);
         self.progress_closing(base);
         self.run_callbacks(base);
         self.sync(base);
+    }
+
+    fn budget_came_back(self: Rc<Self>, base: &EventBase, direction: Direction) {
+        if !self.freed.get() {
+            self.reopen(base, direction);
+        }
     }
 
     fn slots_came_back(self: Rc<Self>, base: &EventBase, reserve: bool) -> bool {
@@ -681,6 +695,7 @@ impl Source for Inner {
             }
         }
         self.socket.forget_unseen();
+        self.drop_limits();
         drop((handler, closing));
         self.socket.take_fd().filter(|_| self.closes())
     }

@@ -146,6 +146,7 @@ impl EventBaseBuilder {
             tally: Default::default(),
             turn_hook: RefCell::new(None),
             remote: RefCell::new(None),
+            groups: Default::default(),
             pid: std::process::id(),
             slot_size,
         })))

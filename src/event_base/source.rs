@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::EventBase;
 use crate::driver::Completion;
+use crate::rate_limit::Direction;
 
 /// Something that has operations, timers or callbacks on an event base: a bufferevent, a
 /// listener, a timer, a signal.
@@ -30,6 +31,9 @@ pub(crate) trait Source {
     fn slots_came_back(self: Rc<Self>, _base: &EventBase, _reserve: bool) -> bool {
         false
     }
+
+    /// A rate limit that held one of its directions up lets go of it.
+    fn budget_came_back(self: Rc<Self>, _base: &EventBase, _direction: Direction) {}
 
     /// The base ends: let go of callbacks and buffers. The descriptor to close once nothing is
     /// in flight any more is the answer.

@@ -504,6 +504,12 @@ impl Lane {
         wakes.send(Some(port));
     }
 
+    /// Whether there is, or will be, something to poll for `port`.
+    pub(crate) fn expects(&self, port: usize) -> bool {
+        // Under the lock: a share is given before the base is woken for it.
+        self.lock().waiters.port_expects(port)
+    }
+
     /// When members of `port` that wait may go on; `None` if none waits.
     pub(crate) fn next_poll(&self, port: usize) -> Option<u64> {
         if !self.has_waiting() {

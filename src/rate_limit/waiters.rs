@@ -157,6 +157,13 @@ impl Waiters {
             .is_some_and(|members| members.waiting > 0)
     }
 
+    /// Whether members of `port` wait, or have a share that their base has not been told about.
+    pub(crate) fn port_expects(&self, port: usize) -> bool {
+        self.ports
+            .get(port)
+            .is_some_and(|members| members.waiting > 0 || members.ready.head != NIL)
+    }
+
     pub(crate) fn has_fresh(&self) -> bool {
         !self.fresh.is_empty()
     }
