@@ -222,7 +222,6 @@ fn rule_46_a_reconfigured_or_refilled_group_wakes_its_members_from_any_thread() 
             received
                 .read_exact(&mut first)
                 .expect("the first tick's bytes");
-            std::thread::sleep(Duration::from_millis(20));
             change(&changed, clock.clock_ns());
             sink(received).join().expect("no panic")
         });

@@ -220,7 +220,7 @@ fn rule_47_lifted_limits_resume_at_once() {
     bev.write(&[1; 1_000]).unwrap();
     bev.enable(Interest::READ).unwrap();
     base.timer(Duration::from_millis(60), move |_| {
-        assert!(lift.output().len() > 0, "held up");
+        assert!(!lift.output().is_empty(), "held up");
         lift.set_rate_limit(None).unwrap();
         assert_eq!(lift.rate_limit(), None);
         assert_eq!(lift.read_limit().unwrap(), isize::MAX);
