@@ -39,7 +39,7 @@ CONFIDENCE = 0.95
 # for its core was disturbed by something else, and is made again, so many times at most.
 DISTURBED = 0.03
 TRIES = 4
-# Rounds with a run that stayed disturbed do not count, as long as this many others are left.
+# Rounds with a run that stayed disturbed do not count. With fewer others than this nothing can be said.
 FEWEST_ROUNDS = 6
 READY_SECONDS = 10
 STOP_SECONDS = 10
@@ -106,13 +106,16 @@ def commands(kind, release, evring):
 
 
 def pinned(core, nice):
-    """A preexec_fn: that core only, and a group of its own so that a terminal's ^C reaches us first."""
+    """A preexec_fn: that core only, and a session of its own so that a terminal's ^C reaches us first."""
 
     def run():
-        os.setpgid(0, 0)
+        os.setsid()
         os.sched_setaffinity(0, {core})
         if nice:
             os.nice(nice)
+            # The scheduler weighs sessions against each other first, where it groups by them.
+            with contextlib.suppress(FileNotFoundError):
+                Path("/proc/self/autogroup").write_text(str(nice))
 
     return run
 
@@ -241,14 +244,17 @@ def compare(first, second, metric):
     """The ratio first/second of each round, its median and interval, and what can be said of it."""
     rounds = list(zip(first, second, strict=True))
     undisturbed = [(a, b) for a, b in rounds if not a["disturbed"] and not b["disturbed"]]
-    if len(undisturbed) >= FEWEST_ROUNDS:
+    too_busy = len(undisturbed) < FEWEST_ROUNDS and len(undisturbed) < len(rounds)
+    if not too_busy:
         rounds = undisturbed
     ratios = [a[metric] / b[metric] for a, b in rounds]
     low, high, sure = median_interval(ratios)
     median = statistics.median(ratios)
     apart = (low > 1 or high < 1) and abs(median - 1) >= SMALLEST_DIFFERENCE
     less_is_better = METRICS[metric][2]
-    if not sure:
+    if too_busy:
+        verdict = "the machine was too busy to say"
+    elif not sure:
         verdict = "too few rounds to say"
     elif not apart:
         verdict = "no difference beyond the noise"
@@ -256,6 +262,7 @@ def compare(first, second, metric):
         verdict = "better" if (median < 1) == less_is_better else "worse"
     return {
         "ratios": ratios,
+        "sure": sure and not too_busy,
         "median": median,
         "low": low,
         "high": high,
@@ -372,6 +379,8 @@ def print_suite(result, suite, options):
 
 
 def against_goal(ratio, goal):
+    if not ratio["sure"]:
+        return f"the goal is {goal}"
     if ratio["high"] <= goal:
         return f"within the goal of {goal}"
     if ratio["low"] > goal:
@@ -435,6 +444,8 @@ def parse_arguments():
 
 def main():
     options = parse_arguments()
+    # Ending by an exception is what stops the servers that are running.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     names = list(SUITES) if "all" in options.suites else list(dict.fromkeys(options.suites))
     about = machine()
     if about["load_average"] > 0.5:

@@ -21,7 +21,10 @@ pub mod ring;
 pub mod sys;
 
 pub use addr::Addr;
-pub use bufferevent::{BufferEvent, BufferView, Callbacks, Events, FlushEnd, Handler, Options};
+pub use bufferevent::{
+    BufferEvent, BufferView, Callbacks, Events, Filter, FilterResult, FlushEnd, FlushMode,
+    FlushResult, Handler, Options, RemoteBufferEvent, TriggerOptions,
+};
 pub use error::Error;
 pub use evbuffer::EvBuffer;
 pub use event_base::{

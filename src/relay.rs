@@ -293,8 +293,11 @@ impl Inner {
     fn ended(self: &Rc<Self>, side: RelaySide) {
         self.from(side).done.set(true);
         if self.from(side.other()).done.get() {
-            let end = self.end.get().unwrap_or(RelayEnd::Finished);
-            self.finish(end, None);
+            match self.end.get() {
+                None => self.finish(RelayEnd::Finished, None),
+                // One side failed before: the other has so long to take what is left.
+                Some(failed) => self.finish(failed, Some(LAST_BYTES)),
+            }
         } else {
             let _freed = self.bev(side.other()).shutdown_write();
         }
@@ -308,7 +311,8 @@ impl Inner {
         self.end.set(Some(end));
         self.undelivered
             .set(self.undelivered.get() + self.bev(side).output().len() as u64);
-        let _freed = self.bev(side.other()).disable(Interest::READ);
+        // The other goes on to be read, and dropped: it may have to get rid of that before it takes the rest.
+        let _freed = self.bev(side.other()).enable(Interest::READ);
         if let Ok(base) = self.bev(side).base() {
             let relay = self.clone();
             let timer = base.timer(LAST_BYTES, move |_| relay.finish(end, Some(Duration::ZERO)));

@@ -326,3 +326,54 @@ fn unix_sockets_relay_as_well() {
     drop(writing.join().unwrap());
     assert_clean(&base);
 }
+
+#[test]
+fn a_reset_while_both_directions_are_full_ends_the_relay() {
+    let base = EventBase::new().unwrap();
+    let (left, right, _relay, report) = joined(&base, RelayOptions::default());
+    left.set_nonblocking(true).unwrap();
+    right.set_nonblocking(true).unwrap();
+    let peers = thread::spawn(move || {
+        // Both write and nobody reads, until nothing moves any more.
+        let chunk = vec![7; 256 << 10];
+        let mut quiet = 0;
+        while quiet < 50 {
+            let moved = [&left, &right]
+                .into_iter()
+                .filter(|stream| (&mut &**stream).write(&chunk).is_ok())
+                .count();
+            if moved == 0 {
+                quiet += 1;
+                thread::sleep(Duration::from_millis(1));
+            } else {
+                quiet = 0;
+            }
+        }
+        // One goes; the other reads only once it has got rid of what it writes.
+        drop(left);
+        right.set_nonblocking(false).unwrap();
+        let mut total = 0;
+        while let Ok(n) = (&right).write(&chunk) {
+            total += n;
+            if total > 64 << 20 {
+                break;
+            }
+        }
+        let mut rest = Vec::new();
+        let _reset = (&right).read_to_end(&mut rest);
+    });
+    base.run().unwrap();
+    peers.join().unwrap();
+    let end = report.get().expect("it ended").end;
+    assert!(
+        matches!(
+            end,
+            RelayEnd::Failed {
+                side: RelaySide::A,
+                ..
+            }
+        ),
+        "{end:?}"
+    );
+    assert_clean(&base);
+}

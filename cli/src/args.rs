@@ -33,7 +33,7 @@ pub enum Command {
 /// `evring echo`.
 #[derive(Debug, Args)]
 pub struct EchoArgs {
-    /// Where to listen: IP:PORT, [IPv6]:PORT, unix:/path or unix:@name; port 0 takes a free one
+    /// Where to listen: IP:PORT (IPv6 in brackets), unix:/path or unix:@name; port 0 takes a free one
     #[arg(long, value_name = "ADDR", value_parser = parse_addr, default_value = "127.0.0.1:7001")]
     pub listen: Addr,
     #[command(flatten)]
@@ -43,7 +43,7 @@ pub struct EchoArgs {
 /// `evring proxy`.
 #[derive(Debug, Args)]
 pub struct ProxyArgs {
-    /// Where to listen: IP:PORT, [IPv6]:PORT, unix:/path or unix:@name; port 0 takes a free one
+    /// Where to listen: IP:PORT (IPv6 in brackets), unix:/path or unix:@name; port 0 takes a free one
     #[arg(long, value_name = "ADDR", value_parser = parse_addr, default_value = "127.0.0.1:7000")]
     pub listen: Addr,
     /// Where to pass connections on to; without it an echo server is started for a try

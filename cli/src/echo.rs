@@ -96,6 +96,13 @@ impl Echo {
         bev.enable(Interest::READ)
     }
 
+    /// Sends back what has been received. Fails when `bev` can be written to no more.
+    fn echo_back(&self, bev: &BufferEvent) -> Result<(), evring::Error> {
+        let moved = bev.transfer_to(bev)?;
+        self.echoed.set(self.echoed.get() + moved as u64);
+        Ok(())
+    }
+
     /// Sends what is buffered, within `deadline` if there is one, then forgets the client.
     fn finish(self: &Rc<Self>, key: usize, bev: &BufferEvent, deadline: Option<Duration>) {
         let weak = Rc::downgrade(self);
@@ -150,9 +157,17 @@ impl Service for Echo {
             .map(|(key, client)| (key, client.bev.clone()))
             .collect();
         for (key, bev) in clients {
-            // One that is freed already is told apart by `finish`.
-            let _ = bev.disable(Interest::READ);
-            self.finish(key, &bev, Some(grace));
+            let weak = Rc::downgrade(&self);
+            let quieting = bev.finish_reading(move |bev| {
+                if let Some(echo) = weak.upgrade() {
+                    // One whose stream had ended has nothing more to send back.
+                    let _ = echo.echo_back(bev);
+                    echo.finish(key, bev, Some(grace));
+                }
+            });
+            if quieting.is_err() {
+                self.forget(key);
+            }
         }
     }
 
@@ -172,9 +187,8 @@ impl Service for Echo {
 
 impl Callbacks {
     fn echo_back(&mut self, bev: &BufferEvent) -> Result<(), evring::Error> {
-        let moved = bev.transfer_to(bev)?;
         if let Some(echo) = self.echo.upgrade() {
-            echo.echoed.set(echo.echoed.get() + moved as u64);
+            echo.echo_back(bev)?;
         }
         if bev.output().len() >= OUTPUT_HIGH_BYTES && !self.ended {
             bev.disable(Interest::READ)?;

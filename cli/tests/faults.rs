@@ -8,7 +8,9 @@ use std::sync::Mutex;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use common::{SOON, Server, assert_echoes, eventually, free_port, noise, read_all, upstream};
+use common::{
+    SOON, Server, assert_echoes, eventually, free_port, noise, read_all, stuff, upstream,
+};
 
 /// Has the next close answered by a reset.
 fn reset_on_close(stream: &TcpStream) {
@@ -150,6 +152,58 @@ fn a_client_that_resets_mid_stream_is_forgotten() {
     }
     wait_for_open_files(&proxy, before);
     proxy.stop();
+}
+
+#[test]
+fn clients_that_leave_with_both_ways_full_are_forgotten() {
+    let echo = Server::echo();
+    let proxy = Server::proxy(&echo.addr, &[]);
+    let before = (proxy.process.open_files(), echo.process.open_files());
+    let stuffers: Vec<_> = (0..6)
+        .map(|index| {
+            let mut client = proxy.connect();
+            std::thread::spawn(move || {
+                stuff(&mut client, &noise(7, 32 << 20));
+                match index % 3 {
+                    0 => reset_on_close(&client),
+                    1 => client.shutdown(Shutdown::Write).expect("half-closed"),
+                    // Closed with bytes unread, which is a reset by the kernel.
+                    _ => {}
+                }
+            })
+        })
+        .collect();
+    for stuffer in stuffers {
+        stuffer.join().expect("stuffed");
+    }
+    wait_for_open_files(&proxy, before.0);
+    wait_for_open_files(&echo, before.1);
+    assert_echoes(&mut proxy.connect(), b"the next one");
+}
+
+#[test]
+fn an_upstream_that_stops_reading_holds_no_client_that_left() {
+    const TAKEN: usize = 10 << 20;
+    let (sender, accepted) = mpsc::channel();
+    let addr = upstream::serve(move |stream| {
+        let mut writer = stream.try_clone().expect("a descriptor");
+        sender.send(stream).expect("the test waits");
+        // Fills the way back, too, until the proxy closes it.
+        let block = noise(8, 65536);
+        while writer.write_all(&block).is_ok() {}
+    });
+    let proxy = Server::proxy(&addr.to_string(), &["--high", "16M"]);
+    let before = proxy.process.open_files();
+    let mut client = proxy.connect();
+    stuff(&mut client, &noise(9, 64 << 20));
+    let mut stream = accepted.recv_timeout(SOON).expect("the proxy connects");
+    reset_on_close(&client);
+    drop(client);
+    // Enough for the proxy to read on and to see the client's end, not enough for it to get rid
+    // of all that it holds.
+    let mut taken = vec![0; TAKEN];
+    stream.read_exact(&mut taken).expect("the proxy holds more");
+    wait_for_open_files(&proxy, before);
 }
 
 #[test]

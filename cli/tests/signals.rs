@@ -3,12 +3,14 @@
 
 mod common;
 
-use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use common::{Process, SOON, Server, assert_echoes, eventually, noise, read_all, upstream};
+use common::{
+    Process, SOON, Server, assert_echoes, eventually, noise, queued_between, read_all, stuff,
+    upstream,
+};
 
 /// An upstream that accepts and reads only when told to; gives each connection to the test.
 fn silent_upstream() -> (String, mpsc::Receiver<TcpStream>) {
@@ -18,28 +20,6 @@ fn silent_upstream() -> (String, mpsc::Receiver<TcpStream>) {
         let _ = sender.send(stream);
     });
     (addr.to_string(), receiver)
-}
-
-/// Writes until neither the proxy nor any kernel takes more, and gives the number of bytes.
-fn stuff(stream: &mut TcpStream, bytes: &[u8]) -> usize {
-    stream.set_nonblocking(true).expect("an option");
-    let mut written = 0;
-    let mut stuck_since = Instant::now();
-    while stuck_since.elapsed() < Duration::from_millis(500) {
-        match stream.write(&bytes[written..]) {
-            Ok(n) => {
-                written += n;
-                stuck_since = Instant::now();
-            }
-            Err(error) => {
-                assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        }
-        assert!(written < bytes.len(), "no bound on what is taken");
-    }
-    stream.set_nonblocking(false).expect("an option");
-    written
 }
 
 #[test]
@@ -75,9 +55,12 @@ fn what_the_proxy_holds_is_delivered_after_the_signal() {
     let (addr, accepted) = silent_upstream();
     let proxy = Server::proxy(&addr, &["--grace", "20", "--stats"]);
     let mut client = proxy.connect();
-    let bytes = noise(7, 64 << 20);
-    stuff(&mut client, &bytes);
+    let bytes = noise(7, 32 << 20);
+    let written = stuff(&mut client, &bytes) as u64;
     let stream = accepted.recv_timeout(SOON).expect("the proxy connects");
+    // What the proxy never took from the kernel it can not deliver.
+    let from = client.local_addr().expect("connected");
+    let held_by_kernel = queued_between(from, proxy.socket_addr());
     proxy.process.signal("TERM");
     // It accepts no more, and gives the port up at once.
     let addr = proxy.socket_addr();
@@ -87,6 +70,11 @@ fn what_the_proxy_holds_is_delivered_after_the_signal() {
     assert!(end.is_ok(), "{end:?}");
     assert!(bytes.starts_with(&received), "other bytes came");
     let delivered = received.len() as u64;
+    assert_eq!(
+        delivered,
+        written - held_by_kernel,
+        "every byte that it took"
+    );
     drop(client);
     let ended = proxy.process.wait(SOON);
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
@@ -104,21 +92,21 @@ fn what_the_echo_server_holds_is_delivered_after_the_signal() {
         "--stats",
     ]);
     let mut client = echo.connect();
-    let bytes = noise(8, 64 << 20);
-    stuff(&mut client, &bytes);
+    let bytes = noise(8, 32 << 20);
+    let written = stuff(&mut client, &bytes) as u64;
     let peak = echo.process.peak_memory();
     assert!(peak < 64 << 20, "{peak} bytes for one that never reads");
+    let from = client.local_addr().expect("connected");
+    let held_by_kernel = queued_between(from, echo.socket_addr());
     echo.process.signal("TERM");
     let (received, _) = read_all(&client);
     assert!(bytes.starts_with(&received), "other bytes came back");
+    let returned = received.len() as u64;
+    assert_eq!(returned, written - held_by_kernel, "every byte it took");
     drop(client);
     let ended = echo.process.wait(SOON);
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert_eq!(
-        ended.stat("bytes_echoed"),
-        received.len() as u64,
-        "what it took it gave back"
-    );
+    assert_eq!(ended.stat("bytes_echoed"), returned);
 }
 
 #[test]
@@ -126,7 +114,7 @@ fn the_grace_bounds_the_end() {
     let (addr, accepted) = silent_upstream();
     let proxy = Server::proxy(&addr, &["--grace", "0.3"]);
     let mut client = proxy.connect();
-    stuff(&mut client, &noise(9, 64 << 20));
+    stuff(&mut client, &noise(9, 32 << 20));
     let _never_reads = accepted.recv_timeout(SOON).expect("the proxy connects");
     proxy.process.signal("TERM");
     let start = Instant::now();
@@ -145,7 +133,7 @@ fn a_second_signal_ends_it_at_once() {
     let (addr, accepted) = silent_upstream();
     let proxy = Server::proxy(&addr, &["--grace", "600"]);
     let mut client = proxy.connect();
-    stuff(&mut client, &noise(10, 64 << 20));
+    stuff(&mut client, &noise(10, 32 << 20));
     let _never_reads = accepted.recv_timeout(SOON).expect("the proxy connects");
     let addr = proxy.socket_addr();
     proxy.process.signal("TERM");

@@ -67,25 +67,13 @@ impl<T> Chain<T> {
     /// Adds a value at the end.
     #[inline]
     pub fn push_back(&mut self, value: T) {
-        let node = new_node(value);
-        match self.head {
-            None => self.head = Some(node),
-            // SAFETY: with a head there is a tail, owned by us.
-            Some(_) => unsafe { (*self.tail.as_ptr()).next = Some(node) },
-        }
-        self.tail = node;
+        self.attach(new_node(value));
     }
 
     /// Adds a value at the front.
     #[inline]
     pub fn push_front(&mut self, value: T) {
-        let node = new_node(value);
-        if self.head.is_none() {
-            self.tail = node;
-        }
-        // SAFETY: the node is fresh and ours.
-        unsafe { (*node.as_ptr()).next = self.head };
-        self.head = Some(node);
+        self.attach_front(new_node(value));
     }
 
     /// Takes the first value.
@@ -130,6 +118,42 @@ impl<T> Chain<T> {
             .map(|_| unsafe { &mut (*self.tail.as_ptr()).value })
     }
 
+    /// The value, if there is exactly one.
+    #[inline]
+    pub fn single_mut(&mut self) -> Option<&mut T> {
+        match self.head {
+            // SAFETY: the head is a node of ours, borrowed mutably.
+            Some(node) if node == self.tail => Some(unsafe { &mut (*node.as_ptr()).value }),
+            _ => None,
+        }
+    }
+
+    /// Takes the first value off together with its node.
+    #[inline]
+    pub fn unlink(&mut self) -> Option<Link<T>> {
+        let node = self.unlink_front()?;
+        Some(Link {
+            node,
+            owns: PhantomData,
+        })
+    }
+
+    /// Adds a value that still has its node at the front.
+    #[inline]
+    pub fn link_front(&mut self, link: Link<T>) {
+        let node = link.node;
+        std::mem::forget(link);
+        self.attach_front(node);
+    }
+
+    /// Adds a value that still has its node at the end.
+    #[inline]
+    pub fn link_back(&mut self, link: Link<T>) {
+        let node = link.node;
+        std::mem::forget(link);
+        self.attach(node);
+    }
+
     /// Moves all values of `other` to the end, in order, in constant time.
     #[inline]
     pub fn append(&mut self, other: &mut Chain<T>) {
@@ -150,28 +174,14 @@ impl<T> Chain<T> {
         let Some(node) = self.unlink_front() else {
             return false;
         };
-        // SAFETY: unlinked, so ours to give.
-        unsafe { (*node.as_ptr()).next = None };
-        match other.head {
-            None => other.head = Some(node),
-            // SAFETY: with a head there is a tail, owned by `other`.
-            Some(_) => unsafe { (*other.tail.as_ptr()).next = Some(node) },
-        }
-        other.tail = node;
+        other.attach(node);
         true
     }
 
     /// Drops the first value; false when there is none. Cheaper than to take and drop it.
     #[inline]
     pub fn drop_front(&mut self) -> bool {
-        let Some(node) = self.unlink_front() else {
-            return false;
-        };
-        // The cell goes home also when the value's drop panics.
-        let _cell = Cell(node.cast());
-        // SAFETY: unlinked, so ours alone; the value is dropped once.
-        unsafe { std::ptr::drop_in_place(&raw mut (*node.as_ptr()).value) };
-        true
+        self.unlink().is_some()
     }
 
     /// Drops all values.
@@ -198,12 +208,71 @@ impl<T> Chain<T> {
         }
     }
 
+    /// Puts a node that is ours and in no chain at the end.
+    #[inline]
+    fn attach(&mut self, node: NonNull<Node<T>>) {
+        // SAFETY: the node is ours by the caller's word.
+        unsafe { (*node.as_ptr()).next = None };
+        match self.head {
+            None => self.head = Some(node),
+            // SAFETY: with a head there is a tail, owned by us.
+            Some(_) => unsafe { (*self.tail.as_ptr()).next = Some(node) },
+        }
+        self.tail = node;
+    }
+
+    /// Puts a node that is ours and in no chain at the front.
+    #[inline]
+    fn attach_front(&mut self, node: NonNull<Node<T>>) {
+        if self.head.is_none() {
+            self.tail = node;
+        }
+        // SAFETY: the node is ours by the caller's word.
+        unsafe { (*node.as_ptr()).next = self.head };
+        self.head = Some(node);
+    }
+
     #[inline]
     fn unlink_front(&mut self) -> Option<NonNull<Node<T>>> {
         let node = self.head?;
         // SAFETY: the head is a node of ours.
         self.head = unsafe { (*node.as_ptr()).next };
         Some(node)
+    }
+}
+
+/// A value with its node, in no chain.
+pub struct Link<T> {
+    node: NonNull<Node<T>>,
+    owns: PhantomData<T>,
+}
+
+impl<T> Link<T> {
+    /// The value.
+    #[inline]
+    pub fn get_mut(&mut self) -> &mut T {
+        // SAFETY: the node is ours, borrowed mutably.
+        unsafe { &mut (*self.node.as_ptr()).value }
+    }
+}
+
+// SAFETY: owns its node and value.
+unsafe impl<T: Send> Send for Link<T> {}
+// SAFETY: lends nothing.
+unsafe impl<T: Sync> Sync for Link<T> {}
+
+impl<T> Drop for Link<T> {
+    fn drop(&mut self) {
+        // The cell goes home also when the value's drop panics.
+        let _cell = Cell(self.node.cast());
+        // SAFETY: the value is ours and dropped once.
+        unsafe { std::ptr::drop_in_place(&raw mut (*self.node.as_ptr()).value) };
+    }
+}
+
+impl<T> fmt::Debug for Link<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad("Link")
     }
 }
 
@@ -373,6 +442,17 @@ mod tests {
             *value += 10;
         }
         *chain.back_mut().expect("four values") = 99;
+        assert!(chain.single_mut().is_none() && other.single_mut().is_none());
+        other.push_back(5);
+        assert_eq!(other.single_mut(), Some(&mut 5));
+        let link = other.unlink().expect("one value");
+        assert!(other.unlink().is_none());
+        other.link_back(link);
+        let mut link = other.unlink().expect("one value");
+        *link.get_mut() += 1;
+        other.link_front(link);
+        assert_eq!(other.back(), Some(&6));
+        assert!(other.drop_front() && !other.drop_front());
         assert_eq!(chain.iter().copied().collect::<Vec<_>>(), [10, 11, 12, 99]);
         assert_eq!(chain.pop_front(), Some(10));
         assert!(!other.move_front_to(&mut chain));

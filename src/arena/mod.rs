@@ -37,8 +37,9 @@ mod segment;
 mod slots;
 
 pub use block::Block;
-pub use chain::{Chain, Iter, IterMut};
+pub use chain::{Chain, Iter, IterMut, Link};
 pub use piece::Piece;
+pub(crate) use pool::{BLOCK_CLASSES, class_of as block_class};
 pub use pool::{HeapStats, MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, heap_stats};
 pub use segment::Segment;
 pub use slots::{Arena, ArenaConfig, ArenaError, ArenaStats, CHUNK_BYTES, Slot};

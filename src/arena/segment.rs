@@ -59,10 +59,19 @@ impl Segment {
     /// An empty segment whose room lies in front: prepends fill it from the block's end backwards.
     pub fn for_prepend(min: usize) -> Self {
         let mut segment = Self::with_capacity(min);
-        // SAFETY: at most one past the block's end.
-        segment.ptr = unsafe { segment.ptr.add(segment.room) };
-        segment.room = 0;
+        segment.room_to_front();
         segment
+    }
+
+    /// Gives the room behind an empty segment to its front, where prepends can use it as long as
+    /// nobody else refers to the block. Does nothing to a segment with bytes.
+    #[inline]
+    pub fn room_to_front(&mut self) {
+        if self.len == 0 {
+            // SAFETY: at most one past the block's end.
+            self.ptr = unsafe { self.ptr.add(self.room) };
+            self.room = 0;
+        }
     }
 
     /// Length in bytes.
@@ -98,6 +107,23 @@ impl Segment {
     pub fn is_heap(&self) -> bool {
         self.header()
             .is_some_and(|header| matches!(header.kind(), Kind::Pooled | Kind::Exact))
+    }
+
+    /// Turns all of a pooled heap block that nobody else refers to back into room, without its
+    /// bytes; returns the block's size class. `None`, and nothing changed, for any other memory.
+    #[inline]
+    pub fn recycle(&mut self) -> Option<usize> {
+        let header = self.header()?;
+        if header.kind() != Kind::Pooled || !header.is_unique() {
+            return None;
+        }
+        let (data, capacity, class) = (header.data(), header.capacity(), header.index as usize);
+        // SAFETY: a header's data pointer is never null; as the sole reference we may take all of
+        // the block back (M3).
+        self.ptr = unsafe { NonNull::new_unchecked(data) };
+        self.len = 0;
+        self.room = capacity;
+        Some(class)
     }
 
     /// True when nobody else refers to its memory.
@@ -388,6 +414,22 @@ mod tests {
         assert_eq!(segment.prepend(b"0"), 1);
         assert_eq!(&segment[..], b"0abc");
         assert_eq!(segment.prepend(&[9; 600]), 508);
+    }
+
+    #[test]
+    fn only_an_unshared_pooled_block_is_recycled() {
+        let mut segment = Segment::with_capacity(600);
+        assert!(segment.append(b"abc"));
+        segment.advance(2);
+        let piece = segment.piece();
+        assert_eq!(segment.recycle(), None);
+        assert_eq!(&segment[..], b"c");
+        drop(piece);
+        assert_eq!(segment.recycle(), Some(1));
+        assert_eq!((segment.len(), segment.room()), (0, 1024));
+        assert_eq!(Segment::with_capacity(1 << 20).recycle(), None);
+        assert_eq!(Segment::from(Piece::from(vec![1])).recycle(), None);
+        assert_eq!(Segment::from(Piece::from_static(b"x")).recycle(), None);
     }
 
     #[test]

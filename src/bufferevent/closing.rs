@@ -27,7 +27,7 @@ pub(super) enum Closing {
         deadline: u64,
         report: Report,
     },
-    /// All was sent; it reads and drops until the peer's end.
+    /// All was sent; it waits for the peer's end. (Both read, and drop what they read.)
     Lingering { deadline: u64, report: Report },
 }
 
@@ -142,6 +142,8 @@ impl Inner {
             Link::Connecting => None,
             Link::Up if broken => Some(FlushEnd::Failed { unsent }),
             Link::Up if fin != Fin::Sent => None,
+            // A pair has no socket to linger on.
+            Link::Up if self.socket.fd().is_none() => Some(FlushEnd::Flushed),
             Link::Up if self.socket.at_end() => Some(FlushEnd::Flushed),
             Link::Up if closing.lingers() => None,
             Link::Up => {

@@ -78,6 +78,8 @@ pub(super) struct Core {
     fin: Fin,
     /// The input reached its high mark and has not been drained below it.
     full: bool,
+    /// A filter above does not want more.
+    held: bool,
     /// WRITE was enabled by a call and the write callback for it is still owed.
     write_owed: bool,
     /// Directions that a rate limit holds up.
@@ -96,6 +98,7 @@ impl Core {
             link,
             fin: Fin::Open,
             full: false,
+            held: false,
             write_owed: false,
             suspended: Interest::empty(),
         }
@@ -105,7 +108,7 @@ impl Core {
 
     /// Whether a receive should be under way, and what it brings be shown.
     pub(super) fn wants_read(&self) -> bool {
-        self.enabled.contains(Interest::READ) && !self.full && self.link == Link::Up
+        self.enabled.contains(Interest::READ) && !self.full && !self.held && self.link == Link::Up
     }
 
     /// Whether a send should be under way.
@@ -214,6 +217,22 @@ impl Core {
         self.pending.write = true;
     }
 
+    /// An event of the bufferevent below, which holds for this one as well.
+    pub(super) fn handle_forwarded(&mut self, events: Events, errno: Option<Errno>) {
+        if events.intersects(Events::ERROR | Events::TIMEOUT) {
+            if events.contains(Events::READING) {
+                self.enabled.remove(Interest::READ);
+            }
+            if events.contains(Events::WRITING) {
+                self.enabled.remove(Interest::WRITE);
+            }
+        }
+        self.pending.events |= events;
+        if events.contains(Events::ERROR) {
+            self.errno = errno;
+        }
+    }
+
     /// Time has passed: which directions timed out.
     pub(super) fn handle_time(&mut self, output: usize, now: u64) -> Interest {
         let mut late = Interest::empty();
@@ -287,6 +306,33 @@ impl Core {
         if resumed.contains(Interest::WRITE) {
             self.wr.since = now;
         }
+    }
+
+    /// A filter above takes no more, or does again; says whether reading resumes with it.
+    pub(super) fn hold_read(&mut self, hold: bool) -> bool {
+        let resumed = self.held && !hold;
+        self.held = hold;
+        resumed && self.wants_read()
+    }
+
+    /// A new descriptor with WRITE enabled: its first readiness is told, as after an enable.
+    pub(super) fn owe_write(&mut self) {
+        self.write_owed = self.enabled.contains(Interest::WRITE);
+    }
+
+    /// Whether the output is above its high mark.
+    pub(super) fn output_above_high(&self, output: usize) -> bool {
+        self.wr.high != 0 && output > self.wr.high
+    }
+
+    /// No write callback is owed for an enable: nothing can ever become writable.
+    pub(super) fn forgive_write(&mut self) {
+        self.write_owed = false;
+    }
+
+    /// How much the output may still take from a filter above; `None`: no bound.
+    pub(super) fn output_room(&self, output: usize) -> Option<usize> {
+        (self.wr.high != 0).then(|| self.wr.high.saturating_sub(output))
     }
 
     pub(super) fn enabled(&self) -> Interest {
@@ -373,6 +419,7 @@ impl Core {
         self.rd.timeout != 0
             && self.enabled.contains(Interest::READ)
             && !self.full
+            && !self.held
             && !self.suspended.contains(Interest::READ)
     }
 

@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 
-use super::{BufferEvent, Inner};
+use super::{BufferEvent, Flavour, Inner};
 use crate::driver::Completion;
 use crate::error::Error;
 use crate::event_base::groups::GroupPort;
@@ -204,7 +204,13 @@ impl BufferEvent {
 
     /// The base, unless this was freed or is of a flavour that has no limits.
     fn limitable(&self) -> Result<EventBase, Error> {
-        self.live()
+        match self.0.flavour {
+            Flavour::Socket => self.live(),
+            Flavour::Pair(_) | Flavour::Filter(_) => Err(Error::Invalid {
+                what: "rate limit",
+                why: "pairs and filters have none; limit the socket below a filter",
+            }),
+        }
     }
 
     fn limit(&self, direction: Direction) -> Result<isize, Error> {
@@ -315,6 +321,47 @@ impl Inner {
                 .limiter
                 .complete(Direction::Read, grant, 0, base.now());
         }
+    }
+
+    /// The operations in flight concern this bufferevent no longer.
+    pub(super) fn forget_grants(&self, base: &EventBase) {
+        let mut slot = self.limits.borrow_mut();
+        let Some(limits) = slot.as_deref_mut() else {
+            return;
+        };
+        for direction in [Direction::Read, Direction::Write] {
+            if let Some(grant) = limits.gate(direction).grant.take() {
+                limits.limiter.complete(direction, grant, 0, base.now());
+            }
+        }
+        limits.readable = false;
+    }
+
+    /// The port of its group, if it is in one, on a base that it is about to move to.
+    pub(super) fn port_on(&self, base: &EventBase) -> Result<Option<Rc<GroupPort>>, Error> {
+        let limits = self.limits.borrow();
+        let group = limits.as_ref().and_then(|limits| limits.limiter.group());
+        group.map(|group| base.group_port(&group)).transpose()
+    }
+
+    /// It has moved there: wakes come by that port from now on.
+    pub(super) fn move_limits(&self, port: Option<Rc<GroupPort>>) {
+        let mut slot = self.limits.borrow_mut();
+        let Some(limits) = slot.as_deref_mut() else {
+            return;
+        };
+        if let Some(port) = &port
+            && limits
+                .limiter
+                .join(port.port(), u64::from(self.token.get()))
+                .is_err()
+        {
+            // Dissolved: it limits nobody any more.
+            limits.limiter.leave();
+        }
+        limits.port = port;
+        limits.read.closed_until = 0;
+        limits.write.closed_until = 0;
     }
 
     /// A paused receive gives its share of a group back.

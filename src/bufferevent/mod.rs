@@ -8,14 +8,20 @@ use std::time::Duration;
 
 mod callbacks;
 mod closing;
+mod control;
 mod core;
+mod filter;
 mod limits;
+mod pair;
+mod remote;
 mod socket;
 mod types;
 mod view;
 
 pub use callbacks::{Callbacks, Handler};
-pub use types::{Events, FlushEnd, Options};
+pub use filter::Filter;
+pub use remote::RemoteBufferEvent;
+pub use types::{Events, FilterResult, FlushEnd, FlushMode, FlushResult, Options, TriggerOptions};
 pub use view::BufferView;
 
 use crate::addr::Addr;
@@ -28,7 +34,9 @@ use crate::rate_limit::Direction;
 use crate::sys::Errno;
 use closing::Closing;
 use core::{Core, Fin, Link};
+use filter::Filtering;
 use limits::Limits;
+use pair::Pair;
 use socket::Socket;
 
 /// What stays in the input after the read callback is copied out of its slot when it is no
@@ -75,12 +83,14 @@ pub struct BufferEvent(pub(crate) Rc<Inner>);
 
 /// What the handles share.
 pub(crate) struct Inner {
-    base: Weak<Base>,
+    base: RefCell<Weak<Base>>,
     token: Cell<u32>,
     core: RefCell<Core>,
     input: RefCell<EvBuffer>,
     output: RefCell<EvBuffer>,
     handler: RefCell<Option<Box<dyn Handler>>>,
+    flavour: Flavour,
+    /// Without a descriptor for the flavours that never have one.
     socket: Socket,
     closing: RefCell<Option<Box<Closing>>>,
     limits: RefCell<Option<Box<Limits>>>,
@@ -96,6 +106,16 @@ pub(crate) struct Inner {
     handler_changed: Cell<bool>,
     active: Cell<bool>,
     freed: Cell<bool>,
+    priority: Cell<usize>,
+    /// Under which number the base's remotes know it; 0: they do not.
+    shared_as: Cell<u64>,
+}
+
+/// Where the bytes come from and go to.
+enum Flavour {
+    Socket,
+    Pair(Pair),
+    Filter(Box<Filtering>),
 }
 
 const FREED: Error = Error::Freed {
@@ -112,36 +132,8 @@ impl BufferEvent {
     /// # Errors
     /// [`Error::Invalid`] for `UNLOCK_CALLBACKS` without `DEFER_CALLBACKS`.
     pub fn socket(base: &EventBase, fd: Option<OwnedFd>, options: Options) -> Result<Self, Error> {
-        if options.contains(Options::UNLOCK_CALLBACKS)
-            && !options.contains(Options::DEFER_CALLBACKS)
-        {
-            return Err(Error::Invalid {
-                what: "bufferevent options",
-                why: "UNLOCK_CALLBACKS needs DEFER_CALLBACKS",
-            });
-        }
-        let link = if fd.is_some() { Link::Up } else { Link::Absent };
-        let inner = Rc::new(Inner {
-            base: base.downgrade(),
-            token: Cell::new(0),
-            core: RefCell::new(Core::new(options, link)),
-            input: RefCell::new(EvBuffer::new()),
-            output: RefCell::new(EvBuffer::new()),
-            handler: RefCell::new(None),
-            socket: Socket::new(fd),
-            closing: RefCell::new(None),
-            limits: RefCell::new(None),
-            armed: Cell::new(u64::MAX),
-            queued: Cell::new(false),
-            dirty: Cell::new(false),
-            calling: Cell::new(false),
-            handler_changed: Cell::new(false),
-            active: Cell::new(false),
-            freed: Cell::new(false),
-        });
-        inner.freeze();
-        inner.token.set(base.add_source(inner.clone()));
-        Ok(BufferEvent(inner))
+        check_options(options)?;
+        Ok(BufferEvent(Inner::new(base, options, Flavour::Socket, fd)))
     }
 
     /// Begins to connect to `addr` (`bufferevent_socket_connect`). A socket is made if there is
@@ -207,6 +199,14 @@ impl BufferEvent {
     pub fn enable(&self, interest: Interest) -> Result<(), Error> {
         let base = self.live()?;
         self.0.core.borrow_mut().enable(interest, base.now());
+        match &self.0.flavour {
+            Flavour::Socket => {}
+            Flavour::Pair(pair) => {
+                self.0.core.borrow_mut().forgive_write();
+                self.0.move_pair(&base, pair);
+            }
+            Flavour::Filter(filtering) => self.0.sync_hold(&base, filtering),
+        }
         self.0.mark_dirty(&base);
         self.0.sync(&base);
         Ok(())
@@ -220,6 +220,9 @@ impl BufferEvent {
     pub fn disable(&self, interest: Interest) -> Result<(), Error> {
         let base = self.live()?;
         self.0.core.borrow_mut().disable(interest);
+        if let Flavour::Filter(filtering) = &self.0.flavour {
+            self.0.sync_hold(&base, filtering);
+        }
         self.0.sync(&base);
         Ok(())
     }
@@ -348,6 +351,23 @@ impl BufferEvent {
         Ok(())
     }
 
+    /// Moves bytes now that would wait otherwise (`bufferevent_flush`): runs filters with the mode, past their marks, and
+    /// moves the bytes of a pair whatever is enabled. A socket needs no flush: its output is always on its way.
+    ///
+    /// # Errors
+    /// [`Error::Freed`].
+    pub fn flush(&self, interest: Interest, mode: FlushMode) -> Result<FlushResult, Error> {
+        let base = self.live()?;
+        Ok(match &self.0.flavour {
+            Flavour::Socket => FlushResult::Nothing,
+            Flavour::Pair(pair) => match self.0.flush_pair(&base, pair, interest, mode) {
+                true => FlushResult::Produced,
+                false => FlushResult::Nothing,
+            },
+            Flavour::Filter(filtering) => self.0.flush_filter(&base, filtering, interest, mode),
+        })
+    }
+
     /// Ends the sending direction once the output is empty: the peer sees the end of the stream, reading goes on. Later
     /// writes are refused.
     ///
@@ -389,7 +409,13 @@ impl BufferEvent {
         report: impl FnOnce(FlushEnd) + 'static,
     ) -> Result<(), Error> {
         let base = self.live()?;
-        self.0.begin_closing(&base, deadline, Box::new(report));
+        let report = Box::new(report);
+        match &self.0.flavour {
+            Flavour::Filter(filtering) => {
+                self.0.close_filter(&base, filtering, deadline, report);
+            }
+            _ => self.0.begin_closing(&base, deadline, report),
+        }
         Ok(())
     }
 
@@ -403,15 +429,31 @@ impl BufferEvent {
     /// # Errors
     /// [`Error::Freed`].
     pub fn finish_reading(&self, done: impl FnOnce(&BufferEvent) + 'static) -> Result<(), Error> {
+        self.finish_reading_boxed(Box::new(done))
+    }
+
+    /// The same for any depth of filters, without a type for each.
+    fn finish_reading_boxed(&self, done: Box<dyn FnOnce(&BufferEvent)>) -> Result<(), Error> {
         let base = self.live()?;
-        self.0.begin_quieting(&base, Box::new(done));
-        Ok(())
+        let Some(under) = self.underlying() else {
+            self.0.begin_quieting(&base, done);
+            return Ok(());
+        };
+        let filter = self.clone();
+        under.finish_reading_boxed(Box::new(move |_| {
+            let _freed = filter.flush(Interest::READ, FlushMode::Flush);
+            let _freed = filter.disable(Interest::READ);
+            done(&filter);
+        }))
     }
 
     /// Bounds what one receive brings before it is armed again, and so what arrives in spite of a pause, in
     /// bytes; 0: no bound but the receive window.
     pub(crate) fn set_receive_bound(&self, bytes: usize) {
-        self.0.socket.set_receive_bound(bytes);
+        match &self.0.flavour {
+            Flavour::Filter(filtering) => filtering.under().set_receive_bound(bytes),
+            _ => self.0.socket.set_receive_bound(bytes),
+        }
     }
 
     /// The error number that came with the last `ERROR` event.
@@ -419,9 +461,12 @@ impl BufferEvent {
         self.0.core.borrow().errno()
     }
 
-    /// The descriptor, if there is one (`bufferevent_getfd`). It stays the bufferevent's.
+    /// The descriptor, if there is one (`bufferevent_getfd`): of a filter, the one below it. It stays the bufferevent's.
     pub fn fd(&self) -> Option<i32> {
-        self.0.socket.fd()
+        match &self.0.flavour {
+            Flavour::Filter(filtering) => filtering.under().fd(),
+            _ => self.0.socket.fd(),
+        }
     }
 
     /// Sends small segments at once instead of waiting for more (TCP_NODELAY).
@@ -483,9 +528,61 @@ impl fmt::Debug for BufferEvent {
     }
 }
 
+/// # Errors
+/// [`Error::Invalid`] for a combination that libevent refuses, too.
+fn check_options(options: Options) -> Result<(), Error> {
+    if options.contains(Options::UNLOCK_CALLBACKS) && !options.contains(Options::DEFER_CALLBACKS) {
+        return Err(Error::Invalid {
+            what: "bufferevent options",
+            why: "UNLOCK_CALLBACKS needs DEFER_CALLBACKS",
+        });
+    }
+    Ok(())
+}
+
 impl Inner {
+    /// A new one, registered with its base.
+    fn new(
+        base: &EventBase,
+        mut options: Options,
+        flavour: Flavour,
+        fd: Option<OwnedFd>,
+    ) -> Rc<Self> {
+        let link = match flavour {
+            Flavour::Socket if fd.is_none() => Link::Absent,
+            _ => Link::Up,
+        };
+        if matches!(flavour, Flavour::Pair(_)) {
+            options |= Options::DEFER_CALLBACKS;
+        }
+        let inner = Rc::new(Inner {
+            base: RefCell::new(base.downgrade()),
+            token: Cell::new(0),
+            core: RefCell::new(Core::new(options, link)),
+            input: RefCell::new(EvBuffer::new()),
+            output: RefCell::new(EvBuffer::new()),
+            handler: RefCell::new(None),
+            flavour,
+            socket: Socket::new(fd),
+            closing: RefCell::new(None),
+            limits: RefCell::new(None),
+            armed: Cell::new(u64::MAX),
+            queued: Cell::new(false),
+            dirty: Cell::new(false),
+            calling: Cell::new(false),
+            handler_changed: Cell::new(false),
+            active: Cell::new(false),
+            freed: Cell::new(false),
+            priority: Cell::new(base.priorities() / 2),
+            shared_as: Cell::new(0),
+        });
+        inner.freeze();
+        inner.token.set(base.add_source(inner.clone()));
+        inner
+    }
+
     fn base(&self) -> Option<EventBase> {
-        self.base.upgrade().map(EventBase)
+        self.base.borrow().upgrade().map(EventBase)
     }
 
     fn live(&self) -> Result<EventBase, Error> {
@@ -527,14 +624,60 @@ impl Inner {
         };
         let was_empty = output.is_empty();
         let done = f(&mut output);
-        let begun = was_empty && !output.is_empty();
+        let grew = !output.is_empty();
         drop(output);
         done?;
-        if begun {
+        if grew {
+            self.output_grew(&base, was_empty);
+        }
+        Ok(())
+    }
+
+    /// The output was appended to: on with it. Pairs and filters move bytes at once, sockets by the end of
+    /// the turn, so that writes of one turn leave in one operation.
+    fn output_grew(self: &Rc<Self>, base: &EventBase, was_empty: bool) {
+        if was_empty {
             self.core.borrow_mut().handle_output_begun(base.now());
         }
-        self.mark_dirty(&base);
-        Ok(())
+        match &self.flavour {
+            Flavour::Socket => self.mark_dirty(base),
+            Flavour::Pair(pair) => {
+                self.pair_wrote(base, pair);
+                self.sync(base);
+            }
+            Flavour::Filter(filtering) => {
+                self.filter_out(base, filtering, FlushMode::Normal);
+            }
+        }
+    }
+
+    /// The input was drained: there may be room for more.
+    fn input_drained(self: &Rc<Self>, base: &EventBase) {
+        let resumed = self
+            .core
+            .borrow_mut()
+            .handle_input_changed(self.input_len(), base.now());
+        if resumed {
+            if let Flavour::Pair(pair) = &self.flavour
+                && let Some(partner) = pair.partner()
+            {
+                partner.mark_dirty(base);
+            }
+            if let Flavour::Filter(filtering) = &self.flavour {
+                self.sync_hold(base, filtering);
+            }
+            self.mark_dirty(base);
+            self.sync(base);
+        }
+    }
+
+    /// How much a filter above may append to the output.
+    fn output_room(&self) -> Option<usize> {
+        self.core.borrow().output_room(self.output_len())
+    }
+
+    fn is_closing(&self) -> bool {
+        self.closing.borrow().is_some()
     }
 
     fn replace_handler(&self, handler: Option<Box<dyn Handler>>) {
@@ -556,22 +699,25 @@ impl Inner {
         if self.freed.get() {
             return;
         }
+        let limited_until = self.sync_limits(base);
         let core = self.core.borrow();
         let output = self.output_len();
-        let mut deadline = core.deadline(output).unwrap_or(u64::MAX);
+        let mut deadline = core.deadline(output).unwrap_or(u64::MAX).min(limited_until);
+        let socket = matches!(self.flavour, Flavour::Socket);
+        // Pairs and filters wait for nothing outside of the process: what can move has moved.
         let mut active = deadline != u64::MAX
-            || core.wants_read()
-            || core.wants_write(output)
-            || core.link() == Link::Connecting
-            || core.fin_due(output)
-            || core.write_due(output)
-            || self.socket.sending();
+            || socket
+                && (core.wants_read()
+                    || core.wants_write(output)
+                    || core.link() == Link::Connecting
+                    || core.fin_due(output)
+                    || core.write_due(output)
+                    || self.socket.sending());
         drop(core);
         if let Some(closing) = &*self.closing.borrow() {
             deadline = deadline.min(closing.deadline());
-            active = true;
+            active |= socket || deadline != u64::MAX;
         }
-        deadline = deadline.min(self.sync_limits(base));
         if deadline < self.armed.get() {
             self.armed.set(deadline);
             base.arm_timer(deadline, self.token.get());
@@ -580,12 +726,18 @@ impl Inner {
     }
 
     fn free(self: &Rc<Self>, base: &EventBase) {
+        self.free_and_under(base, self.closes());
+    }
+
+    /// Frees it, and on request what is under it.
+    fn free_and_under(self: &Rc<Self>, base: &EventBase, under: bool) {
         if self.freed.replace(true) {
             return;
         }
         let handler = self.handler.borrow_mut().take();
         let closing = self.closing.borrow_mut().take();
         self.core.borrow_mut().clear_pending();
+        base.unshare(self.shared_as.get());
         for buffer in [&self.input, &self.output] {
             // A closure further up that holds the buffer keeps it; it goes with the last handle.
             if let Ok(mut buffer) = buffer.try_borrow_mut() {
@@ -595,6 +747,11 @@ impl Inner {
         self.socket.cancel_all(base);
         self.drop_limits();
         self.finish_if_drained(base);
+        match &self.flavour {
+            Flavour::Socket => {}
+            Flavour::Pair(pair) => self.leave_pair(base, pair),
+            Flavour::Filter(filtering) => self.leave_filter(base, filtering, under),
+        }
         // Last, with no borrow held: they are the user's.
         drop((handler, closing));
     }
@@ -640,7 +797,12 @@ impl Source for Inner {
         if self.freed.get() {
             return;
         }
-        self.start_socket_io(base);
+        match &self.flavour {
+            Flavour::Socket => self.start_socket_io(base),
+            Flavour::Pair(pair) => self.move_pair(base, pair),
+            Flavour::Filter(filtering) => self.start_filter_io(base, filtering),
+        }
+        self.progress_closing(base);
         self.run_callbacks(base);
         self.sync(base);
     }
@@ -683,6 +845,10 @@ impl Source for Inner {
             self.socket.fed();
         }
         served
+    }
+
+    fn priority(&self) -> usize {
+        self.priority.get()
     }
 
     fn base_ended(self: Rc<Self>) -> Option<i32> {

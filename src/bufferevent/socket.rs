@@ -103,6 +103,9 @@ pub(super) struct Socket {
     polling: Cell<bool>,
     /// See `set_receive_bound`.
     receive_bound: Cell<u32>,
+    /// 0: the default.
+    max_single_read: Cell<u32>,
+    max_single_write: Cell<u32>,
     /// In the base's line for receive slots.
     starved: Cell<bool>,
     kind: Cell<Kind>,
@@ -129,6 +132,8 @@ impl Socket {
             stopping: Cell::new(false),
             polling: Cell::new(false),
             receive_bound: Cell::new(0),
+            max_single_read: Cell::new(0),
+            max_single_write: Cell::new(0),
             starved: Cell::new(false),
             kind: Cell::new(kind),
             made_here: Cell::new(false),
@@ -212,6 +217,7 @@ impl Socket {
                 base.cancel(op);
             }
         }
+        self.polling.set(false);
         self.forget_unseen();
     }
 
@@ -233,6 +239,36 @@ impl Socket {
     /// It left the line for slots.
     pub(super) fn fed(&self) {
         self.starved.set(false);
+    }
+
+    /// Goes on with another descriptor. The old one's operations are cancelled; it is closed after them if
+    /// `close_old` says so.
+    pub(super) fn change_fd(&self, base: &EventBase, fd: Option<i32>, close_old: bool) {
+        self.cancel_all(base);
+        let old = self.fd.replace(fd.unwrap_or(-1));
+        if close_old && old >= 0 {
+            self.retired.borrow_mut().push(old);
+        }
+        self.kind.set(fd.map_or(Kind::Inet, Kind::of));
+        self.made_here.set(false);
+        self.at_end.set(false);
+        self.stopping.set(false);
+        self.close_retired(base);
+    }
+
+    pub(super) fn set_max_single_read(&self, bytes: usize) {
+        self.max_single_read
+            .set(u32::try_from(bytes).unwrap_or(u32::MAX));
+    }
+
+    pub(super) fn set_max_single_write(&self, bytes: usize) {
+        self.max_single_write
+            .set(u32::try_from(bytes).unwrap_or(u32::MAX));
+    }
+
+    pub(super) fn max_single(&self) -> (usize, usize) {
+        let (read, write) = (self.max_single_read.get(), self.max_single_write.get());
+        (read as usize, write as usize)
     }
 
     /// What a time-out stops: a send that makes no way, a connect.
@@ -376,7 +412,6 @@ impl Inner {
         self.end_direction(base);
         self.withdraw_paused_receive(base);
         self.arm_receive(base);
-        self.progress_closing(base);
     }
 
     /// The base has slots again, or offers the reserved one: receive. False when there is no reserved one to
@@ -395,7 +430,8 @@ impl Inner {
         let Some(slot) = base.with_driver(|driver| driver.arena().take_reserve()) else {
             return false;
         };
-        let Receive::Launch { bytes, .. } = self.gate_receive(base, false, 0) else {
+        let single = socket.max_single_read.get();
+        let Receive::Launch { bytes, .. } = self.gate_receive(base, false, single) else {
             // Held up by a limit rather than by memory: whoever lifts that arms the receive.
             self.mark_dirty(base);
             return true;
@@ -544,9 +580,8 @@ impl Inner {
     }
 
     pub(super) fn wants_receive(&self) -> bool {
-        let closing = self.closing.borrow();
-        let lingering = closing.as_ref().is_some_and(|c| c.lingers());
-        lingering && !self.socket.at_end.get()
+        // One that closes reads and drops until the end: its peer may need to be read from before it reads.
+        self.drops_input() && !self.socket.at_end.get() && self.core.borrow().link() == Link::Up
             || self.core.borrow().wants_read() && self.socket.unseen.borrow().is_none()
     }
 
@@ -557,12 +592,13 @@ impl Inner {
             return;
         }
         let room = self.core.borrow().room(self.input_len());
+        let multishot = socket.kind.get() == Kind::Inet;
         let bound = match (u32::try_from(room), socket.receive_bound.get()) {
+            _ if socket.kind.get() == Kind::Plain => socket.max_single_read.get(),
             (Ok(room), 0) => room,
             (Ok(room), bound) => room.min(bound),
             (Err(_no_mark), bound) => bound,
         };
-        let multishot = socket.kind.get() == Kind::Inet;
         let op = match self.gate_receive(base, multishot, bound) {
             Receive::Wait => return,
             Receive::AwaitReadable => {
@@ -593,7 +629,7 @@ impl Inner {
             } => Op::Recv {
                 fd,
                 multishot,
-                max_len: 0,
+                max_len: socket.max_single_read.get(),
                 poll_first,
                 arm_limit: bytes,
             },
@@ -621,8 +657,12 @@ impl Inner {
             return;
         }
         let timed = core.timeouts().1 != 0 || self.closing.borrow().is_some();
+        let most = match socket.max_single_write.get() {
+            0 if timed => TIMED_SEND_BYTES,
+            0 => SEND_BYTES,
+            set => set as usize,
+        };
         drop(core);
-        let most = if timed { TIMED_SEND_BYTES } else { SEND_BYTES };
         let Some(most) = self.gate_send(base, output.len().min(most)) else {
             return;
         };

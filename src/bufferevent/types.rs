@@ -40,6 +40,52 @@ bitflags! {
     }
 }
 
+bitflags! {
+    /// How a trigger runs callbacks (`enum bufferevent_trigger_options`).
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    pub struct TriggerOptions: u32 {
+        /// Whatever the buffers hold (`BEV_TRIG_IGNORE_WATERMARKS`).
+        const IGNORE_WATERMARKS = 1 << 16;
+        /// From the loop's FIFO, also where the bufferevent calls back inline
+        /// (`BEV_TRIG_DEFER_CALLBACKS`).
+        const DEFER_CALLBACKS = 4;
+    }
+}
+
+/// How far a flush goes (`enum bufferevent_flush_mode`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum FlushMode {
+    /// As is convenient; what happens all the time (`BEV_NORMAL`).
+    #[default]
+    Normal,
+    /// All that there is, past marks and enables (`BEV_FLUSH`).
+    Flush,
+    /// As `Flush`, and it was the last: the end of the stream follows (`BEV_FINISHED`).
+    Finished,
+}
+
+/// What a flush did (`bufferevent_flush`: 1, 0, −1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FlushResult {
+    /// Bytes moved.
+    Produced,
+    /// There was nothing to move.
+    Nothing,
+    /// Something under it was freed.
+    Failed,
+}
+
+/// What a [`Filter`](super::Filter) answers (`enum bufferevent_filter_result`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FilterResult {
+    /// Bytes were moved, call again if there are more (`BEV_OK`).
+    Ok,
+    /// Nothing can be produced before there is more to read (`BEV_NEED_MORE`).
+    NeedMore,
+    /// The bytes make no sense; the direction ends with an `ERROR` event and `EILSEQ` (`BEV_ERROR`).
+    Error,
+}
+
 /// How a [`close_after_flush`](super::BufferEvent::close_after_flush) ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

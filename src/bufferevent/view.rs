@@ -71,20 +71,9 @@ impl<'a> BufferView<'a> {
             return Ok(result);
         }
         match self.side {
-            Side::Input => {
-                let mut core = inner.core.borrow_mut();
-                if core.handle_input_changed(after, base.now()) {
-                    drop(core);
-                    inner.mark_dirty(&base);
-                    inner.sync(&base);
-                }
-            }
-            Side::Output => {
-                if before == 0 {
-                    inner.core.borrow_mut().handle_output_begun(base.now());
-                }
-                inner.mark_dirty(&base);
-            }
+            Side::Input if after < before => inner.input_drained(&base),
+            Side::Input => {}
+            Side::Output => inner.output_grew(&base, before == 0),
         }
         Ok(result)
     }

@@ -21,10 +21,12 @@ mod counters;
 mod error;
 mod fd;
 mod file;
+mod owner;
 mod reserve;
 mod search;
 mod seg;
 mod shape;
+mod spare;
 mod std_io;
 mod view;
 
@@ -174,10 +176,20 @@ impl EvBuffer {
             rest = &rest[..rest.len() - taken];
         }
         while !rest.is_empty() {
-            let mut block = Segment::for_prepend(block_size(rest.len(), 0));
+            let spare = spare::take(rest.len());
+            match spare {
+                Some(link) => self.chain.link_front(link),
+                None => {
+                    let block = Segment::with_capacity(block_size(rest.len(), 0));
+                    self.unshift_seg(Seg::Mem(block));
+                }
+            }
+            let Some(Seg::Mem(block)) = self.chain.front_mut() else {
+                break;
+            };
+            block.room_to_front();
             let taken = block.prepend(rest);
             rest = &rest[..rest.len() - taken];
-            self.unshift_seg(Seg::Mem(block));
         }
         count_copy(data.len());
         self.changed(data.len(), 0);
@@ -244,12 +256,15 @@ impl EvBuffer {
     pub fn remove(&mut self, out: &mut [u8]) -> Result<usize, BufferError> {
         if self.flags == 0
             && let Some(Seg::Mem(front)) = self.chain.front_mut()
-            && out.len() < front.len()
+            && out.len() <= front.len()
         {
             out.copy_from_slice(&front[..out.len()]);
             front.advance(out.len());
             self.len -= out.len();
             count_copy(out.len());
+            if front.is_empty() {
+                self.drop_drained();
+            }
             return Ok(out.len());
         }
         self.remove_slow(out)
@@ -265,17 +280,7 @@ impl EvBuffer {
         to.check_end()?;
         let n = n.min(self.len);
         to.check_growth(n)?;
-        if n == self.len {
-            to.take_all(self);
-            return Ok(n);
-        }
-        if n > 0 {
-            self.move_front(&mut to.chain, n);
-            to.flags |= self.flags & FILES;
-            self.changed(0, n);
-            to.changed(n, 0);
-        }
-        Ok(n)
+        Ok(self.transfer(to, n))
     }
 
     /// Splits the first `n` bytes, or all when there are fewer, off into a buffer of their own, by
@@ -325,115 +330,31 @@ impl EvBuffer {
         self.flags &= !FROZEN_END;
     }
 
-    /// Drops everything. Frozen or not: for owners.
-    #[allow(dead_code, reason = "for owners of frozen buffers")]
-    pub(crate) fn clear_all(&mut self) {
-        self.drain_front(usize::MAX);
-    }
-
-    /// Clones pieces from the front for a send: at most `max_bytes` and `max_pieces`, up to the
-    /// first file range. Appends them to `out`; returns their bytes.
-    #[allow(dead_code, reason = "for drivers")]
-    pub(crate) fn gather(
-        &self,
-        max_bytes: usize,
-        max_pieces: usize,
-        out: &mut Vec<Piece>,
-    ) -> usize {
-        let mut gathered = 0;
-        let mut pieces = 0;
-        for seg in &self.chain {
-            let Seg::Mem(segment) = seg else { break };
-            if gathered == max_bytes || pieces == max_pieces {
-                break;
-            }
-            if segment.is_empty() {
-                continue;
-            }
-            let piece = segment.piece_of(max_bytes - gathered);
-            gathered += piece.len();
-            pieces += 1;
-            out.push(piece);
-        }
-        gathered
-    }
-
-    /// Drops the first `n` bytes, or all when there are fewer, frozen or not; returns how many.
-    #[inline]
-    pub(crate) fn drain_front(&mut self, n: usize) -> usize {
-        if n >= self.len {
-            let drained = self.len;
-            self.chain.clear();
-            self.emptied(drained);
-            return drained;
-        }
-        let mut rest = n;
-        while let Some(front) = self.chain.front_mut() {
-            if rest < front.len() {
-                front.advance(rest);
-                break;
-            }
-            rest -= front.len();
-            self.chain.drop_front();
-        }
-        self.changed(0, n);
-        n
-    }
-
-    /// Appends a piece by reference, frozen or not. One that would pass [`EvBuffer::MAX_LEN`]
-    /// cannot exist in memory beside what is there.
-    #[inline]
-    pub(crate) fn push_piece(&mut self, piece: Piece) {
-        let len = piece.len();
-        if len > 0 {
-            self.push_seg(Seg::Mem(piece.into()));
-            self.changed(len, 0);
-        }
-    }
-
-    /// Copies segments of at most `limit` bytes that pin a slot into heap blocks, merging
-    /// neighbours, so that their slots go back to the arena; returns the bytes copied.
-    #[allow(dead_code, reason = "for bufferevents")]
-    pub(crate) fn compact_small(&mut self, limit: usize) -> usize {
-        let small = |seg: &Seg| match seg {
-            Seg::Mem(segment) => segment.is_slot() && segment.len() <= limit,
-            Seg::File(_) => false,
-        };
-        if !self.chain.iter().any(small) {
-            return 0;
-        }
-        let mut before = std::mem::take(&mut self.chain);
-        let mut copied = 0;
-        while let Some(front) = before.front() {
-            if small(front) {
-                if let Seg::Mem(segment) = front {
-                    copied += segment.len();
-                    self.append_bytes(segment);
-                }
-                before.drop_front();
-            } else {
-                drop_empty_tail(&mut self.chain);
-                before.move_front_to(&mut self.chain);
-            }
-        }
-        count_copy(copied);
-        copied
-    }
-
     #[inline(never)]
     fn add_slow(&mut self, data: &[u8]) -> Result<(), BufferError> {
         self.check_end()?;
         self.check_growth(data.len())?;
-        if self.chain.is_empty() && !data.is_empty() && data.len() <= MAX_BLOCK_BYTES {
-            let mut block = Segment::with_capacity(data.len());
-            block.append(data);
-            self.chain.push_back(Seg::Mem(block));
+        if self.chain.is_empty()
+            && let Some(mut spare) = spare::take(data.len())
+            && let Seg::Mem(block) = spare.get_mut()
+            && block.append(data)
+        {
+            self.chain.link_back(spare);
         } else {
             self.append_bytes(data);
         }
         count_copy(data.len());
         self.changed(data.len(), 0);
         Ok(())
+    }
+
+    /// Drops a first segment that was drained to its last byte.
+    fn drop_drained(&mut self) {
+        if self.len == 0 {
+            spare::retire(&mut self.chain);
+        } else {
+            self.chain.drop_front();
+        }
     }
 
     fn remove_slow(&mut self, out: &mut [u8]) -> Result<usize, BufferError> {
@@ -457,7 +378,7 @@ impl EvBuffer {
         let filled = wanted - rest.len();
         count_copy(filled);
         if filled == self.len {
-            self.chain.clear();
+            spare::retire(&mut self.chain);
             self.emptied(filled);
         } else {
             self.changed(0, filled);
@@ -473,6 +394,9 @@ impl EvBuffer {
                 let n = tail.room().min(data.len());
                 tail.append(&data[..n]);
                 data = &data[n..];
+                if data.is_empty() {
+                    return;
+                }
                 tail_bytes = if tail.is_heap() {
                     tail.block_capacity()
                 } else {
@@ -486,38 +410,6 @@ impl EvBuffer {
                 data.len(),
                 tail_bytes,
             ))));
-        }
-    }
-
-    /// Appends all of `from`, frozen or not.
-    pub(crate) fn take_all(&mut self, from: &mut EvBuffer) {
-        let moved = from.len;
-        if moved == 0 {
-            return;
-        }
-        append_chain(&mut self.chain, &mut from.chain);
-        self.flags |= from.flags & FILES;
-        from.emptied(moved);
-        self.changed(moved, 0);
-    }
-
-    /// Moves the first `n` bytes, fewer than there are, to the end of `to`.
-    fn move_front(&mut self, to: &mut Chain<Seg>, n: usize) {
-        drop_empty_tail(to);
-        let mut rest = n;
-        while rest > 0 {
-            match self.chain.front_mut() {
-                Some(front) if rest < front.len() => {
-                    let part = front.split_to(rest);
-                    to.push_back(part);
-                    return;
-                }
-                Some(front) => {
-                    rest -= front.len();
-                    self.chain.move_front_to(to);
-                }
-                None => return,
-            }
         }
     }
 
@@ -594,17 +486,6 @@ fn append_chain(to: &mut Chain<Seg>, from: &mut Chain<Seg>) {
         *tail = first;
     }
     to.append(from);
-}
-
-/// Removes an empty segment from the end.
-fn drop_empty_tail(chain: &mut Chain<Seg>) {
-    if chain.back().is_some_and(|tail| tail.len() == 0) {
-        let mut kept = Chain::new();
-        while chain.front().is_some_and(|seg| seg.len() > 0) {
-            chain.move_front_to(&mut kept);
-        }
-        *chain = kept;
-    }
 }
 
 #[cfg(test)]

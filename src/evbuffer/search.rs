@@ -1,5 +1,6 @@
 //! Positions, search, and lines.
 
+use super::view::Clip;
 use super::{BufferError, EvBuffer, Seg};
 use crate::arena::{MAX_BLOCK_BYTES, Piece};
 use crate::sys::find::find_byte;
@@ -7,7 +8,7 @@ use memchr::{memchr, memchr2, memmem};
 
 /// How often a pattern's first byte may turn up without the pattern before the search changes its
 /// method.
-const MAX_MISLED: usize = 8;
+const MAX_MISLED: u32 = 8;
 
 /// A position in a buffer, bytes from the front (libevent: `struct evbuffer_ptr`).
 ///
@@ -199,31 +200,17 @@ impl EvBuffer {
     /// Looks for the first byte, which is fastest while that is rare; once it has misled too often,
     /// a finder that knows the whole pattern takes over.
     fn find_long(&self, what: &[u8], from: usize, to: usize) -> Option<usize> {
-        let mut misled = 0;
-        let mut finder = None;
+        let mut pattern = Pattern {
+            what,
+            misled: 0,
+            finder: None,
+        };
         let mut parts = self.clip(from, to);
         while let Some((base, bytes)) = parts.next() {
-            // From here on what begins in this part ends in the parts that follow.
-            let border = bytes.len().saturating_sub(what.len() - 1);
-            let mut at = 0;
-            while let Some(skip) = find_byte(what[0], &bytes[at..]) {
-                at += skip;
-                let found = match at < border {
-                    true => bytes[at..].starts_with(what),
-                    false => continues(what, &bytes[at..], parts.clone().map(|(_, bytes)| bytes)),
-                };
-                if found {
-                    return Some(base + at);
-                }
-                at += 1;
-                misled += 1;
-                if misled > MAX_MISLED && at < border {
-                    let finder = finder.get_or_insert_with(|| memmem::Finder::new(what));
-                    if let Some(skip) = finder.find(&bytes[at..]) {
-                        return Some(base + at + skip);
-                    }
-                    at = border;
-                }
+            if let Some(at) = find_byte(what[0], bytes)
+                && let Some(at) = pattern.find_from(at, bytes, &parts)
+            {
+                return Some(base + at);
             }
         }
         None
@@ -241,6 +228,48 @@ impl EvBuffer {
             last = bytes.last().copied().unwrap_or_default();
         }
         None
+    }
+}
+
+/// A pattern of at least two bytes, and how the search for it goes.
+struct Pattern<'a> {
+    what: &'a [u8],
+    /// How often its first byte was there and the rest was not.
+    misled: u32,
+    finder: Option<memmem::Finder<'a>>,
+}
+
+impl Pattern<'_> {
+    /// Where it begins in `bytes`, at or after `at`, where its first byte is; what begins at the
+    /// border ends in the parts that `follow`. Kept out of the loop over parts, which mostly finds
+    /// nothing.
+    #[inline(never)]
+    fn find_from(&mut self, mut at: usize, bytes: &[u8], follow: &Clip<'_>) -> Option<usize> {
+        let border = bytes.len().saturating_sub(self.what.len() - 1);
+        loop {
+            let found = match at < border {
+                true => bytes[at..].starts_with(self.what),
+                false => continues(
+                    self.what,
+                    &bytes[at..],
+                    follow.clone().map(|(_, part)| part),
+                ),
+            };
+            if found {
+                return Some(at);
+            }
+            at += 1;
+            self.misled = self.misled.saturating_add(1);
+            if self.misled > MAX_MISLED && at < border {
+                let what = self.what;
+                let finder = self.finder.get_or_insert_with(|| memmem::Finder::new(what));
+                if let Some(skip) = finder.find(&bytes[at..]) {
+                    return Some(at + skip);
+                }
+                at = border;
+            }
+            at += find_byte(self.what[0], &bytes[at..])?;
+        }
     }
 }
 

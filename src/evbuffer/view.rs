@@ -330,6 +330,9 @@ impl<'a> Iterator for Clip<'a> {
             let bytes = self.segments.next()?;
             let base = self.base;
             self.base += bytes.len();
+            if base >= self.from && self.base <= self.to {
+                return Some((base, bytes));
+            }
             let start = self.from.saturating_sub(base);
             let end = (self.to - base).min(bytes.len());
             if start < end {

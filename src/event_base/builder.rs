@@ -147,6 +147,8 @@ impl EventBaseBuilder {
             turn_hook: RefCell::new(None),
             remote: RefCell::new(None),
             groups: Default::default(),
+            shared: RefCell::default(),
+            next_shared: Cell::new(1),
             pid: std::process::id(),
             slot_size,
         })))

@@ -83,10 +83,10 @@ impl FdEvent {
         let callback = inner.callback.borrow_mut().take();
         drop(callback);
         if let Some(base) = inner.base.upgrade().map(EventBase) {
-            base.set_active(&inner.active, false);
             match inner.op.get() {
+                // It keeps the loop from ending until the kernel has let go of the descriptor.
                 Some(op) => base.cancel(op),
-                None => base.remove_source(inner.token.get()),
+                None => inner.retire(&base),
             }
         }
     }
@@ -108,6 +108,12 @@ impl FdEvent {
 }
 
 impl Inner {
+    /// Nothing is in flight: leaves the base.
+    fn retire(&self, base: &EventBase) {
+        base.set_active(&self.active, false);
+        base.remove_source(self.token.get());
+    }
+
     fn watch(&self, base: &EventBase) {
         let mut events = 0;
         if self.interest.contains(Interest::READ) {
@@ -158,7 +164,7 @@ impl Source for Inner {
         }
         if self.cancelled.get() {
             if self.op.get().is_none() {
-                base.remove_source(self.token.get());
+                self.retire(base);
             }
         } else if dead {
             // The descriptor can not be watched (closed, or not pollable): said once.

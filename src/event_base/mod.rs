@@ -11,8 +11,9 @@
 //!
 //! A base belongs to the thread that made it. Other threads reach it through [`Remote`].
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -89,6 +90,9 @@ pub(crate) struct Base {
     turn_hook: RefCell<Option<TurnHook>>,
     remote: RefCell<Option<Rc<remote::Inbox>>>,
     groups: groups::Groups,
+    /// What remotes address by number.
+    shared: RefCell<HashMap<u64, Rc<dyn Any>>>,
+    next_shared: Cell<u64>,
     pid: u32,
     slot_size: usize,
 }
@@ -160,6 +164,27 @@ impl EventBase {
     pub(crate) fn add_source(&self, source: Rc<dyn Source>) -> u32 {
         let token = self.0.sources.borrow_mut().insert(source);
         u32::try_from(token).expect("the slab holds Rc's: 2^32 of them do not fit in memory")
+    }
+
+    /// Makes an object known to remotes; the answer is its number, never 0 and never used again.
+    pub(crate) fn share(&self, object: Rc<dyn Any>) -> u64 {
+        let id = self.0.next_shared.get();
+        self.0.next_shared.set(id + 1);
+        self.0.shared.borrow_mut().insert(id, object);
+        id
+    }
+
+    /// The object that remotes know under a number.
+    pub(crate) fn shared(&self, id: u64) -> Option<Rc<dyn Any>> {
+        self.0.shared.borrow().get(&id).cloned()
+    }
+
+    /// Remotes know it no longer; nothing for number 0.
+    pub(crate) fn unshare(&self, id: u64) {
+        if id != 0 {
+            let gone = self.0.shared.borrow_mut().remove(&id);
+            drop(gone);
+        }
     }
 
     /// Forgets a source. Only once nothing of it is in flight: a token is used again.
@@ -354,6 +379,7 @@ impl Drop for Base {
         for (_, source) in &sources {
             close.extend(Rc::clone(source).base_ended());
         }
+        self.shared.get_mut().clear();
         self.fifo.get_mut().clear();
         self.dirty.get_mut().clear();
         self.starved.get_mut().clear();

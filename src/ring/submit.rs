@@ -165,6 +165,7 @@ impl Ring {
                 (Held::Piece(piece), entry.build())
             }
             Err(gather) => {
+                // Saves the copy of a header: 65 to 95 ns of about 1 µs for 2 to 64 pieces of 64 bytes (6.18).
                 let entry = if self.caps.has(Cap::SEND_VECTORIZED) {
                     opcode::Send::new(
                         fd,

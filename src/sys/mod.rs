@@ -16,6 +16,8 @@
 //! | `fdio` | reading, writing and mapping descriptors for buffers without a base |
 //! | `find` | searching memory with the vector instructions of the C library |
 //! | `event` | eventfd: waking a thread that sleeps in its ring |
+//! | `fdio` | reading and writing descriptors at once, for buffers without a base |
+//! | `find` | finding a byte, with what is fastest on the platform |
 //! | `signal` | signalfd and signal masks |
 //! | `time` | the monotonic clock |
 //! | `limits` | resource limits and CPU affinity |

@@ -233,6 +233,25 @@ fn rule_46_a_reconfigured_or_refilled_group_wakes_its_members_from_any_thread() 
 }
 
 #[test]
+fn rule_46_a_member_moves_to_another_base() {
+    let (base, other) = (base(), base());
+    let group = base.rate_limit_group(&per_tick(RATE));
+    let (client, server) = tcp_pair();
+    let bev = socket(&base, server);
+    bev.add_to_group(&group).unwrap();
+    base.run_with(RunFlags::NONBLOCK).unwrap();
+    bev.set_base(&other).unwrap();
+    assert_eq!(group.members(), 1);
+    bev.write(&vec![1; TOTAL]).unwrap();
+    let received = sink(client);
+    bev.close_after_flush(None, |end| assert_eq!(end, FlushEnd::Flushed))
+        .unwrap();
+    assert_eq!(other.run().unwrap(), Exit::Idle);
+    assert_eq!(received.join().unwrap(), TOTAL);
+    assert_eq!(group.totals().written, TOTAL as u64);
+}
+
+#[test]
 fn rule_46_limits_of_a_group_and_of_its_own_hold_both() {
     let base = base();
     let group = base.rate_limit_group(&per_hour(5_000));

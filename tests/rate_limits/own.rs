@@ -93,12 +93,14 @@ fn rule_44_reads_of_other_descriptors_keep_to_the_rate() {
 
 /// `TOTAL` bytes come in, and at no moment more than `RATE` bytes a tick have.
 fn reads_keep_to_the_rate(base: &EventBase, bev: &BufferEvent) {
+    // A bucket that is there already keeps its ticks.
     let began = base.clock_ns();
+    let free = if bev.rate_limit().is_some() { RATE } else { 0 };
     bev.set_rate_limit(Some(&per_tick(RATE))).unwrap();
     let all = Rc::new(Cell::new(0));
     let seen = all.clone();
     read_until(bev, move |bev, total| {
-        let allowed = allowance(&bev.base().unwrap(), began, RATE);
+        let allowed = free + allowance(&bev.base().unwrap(), began, RATE);
         assert!(total <= allowed, "{total} bytes where {allowed} may");
         seen.set(total);
         total == TOTAL
@@ -346,4 +348,39 @@ fn a_disabled_or_freed_one_keeps_no_loop_alive() {
     assert!(matches!(bev.max_to_read(), Err(Error::Freed { .. })));
     assert_clean(&base);
     drop(client);
+}
+
+#[test]
+fn rule_47_pairs_and_filters_have_no_limits() {
+    let base = base();
+    let (near, _far) = BufferEvent::pair(&base, Options::empty()).unwrap();
+    let config = per_tick(RATE);
+    assert!(matches!(
+        near.set_rate_limit(Some(&config)),
+        Err(Error::Invalid { .. })
+    ));
+    assert!(matches!(near.max_to_read(), Err(Error::Invalid { .. })));
+    let group = base.rate_limit_group(&config);
+    assert!(matches!(
+        near.add_to_group(&group),
+        Err(Error::Invalid { .. })
+    ));
+    assert_eq!(group.members(), 0);
+}
+
+#[test]
+fn limits_outlive_the_descriptor() {
+    let base = base();
+    let (old_client, old_server) = tcp_pair();
+    let bev = socket(&base, old_server);
+    bev.set_rate_limit(Some(&per_tick(RATE))).unwrap();
+    bev.enable(Interest::READ).unwrap();
+    base.run_with(RunFlags::NONBLOCK).unwrap();
+    // A receive holds the whole bucket; it goes with its descriptor, the budget stays.
+    let (client, server) = tcp_pair();
+    bev.replace_fd(Some(server.into())).unwrap();
+    assert_eq!(bev.max_to_read().unwrap(), RATE);
+    let peer = sender(client, TOTAL);
+    reads_keep_to_the_rate(&base, &bev);
+    drop((peer.join().unwrap(), old_client));
 }

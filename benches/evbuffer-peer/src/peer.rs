@@ -35,6 +35,15 @@ peer! {
     add_fmt = peer_add_fmt;
 }
 
+/// Nanoseconds that this thread has had on a processor.
+pub(crate) fn now() -> u64 {
+    unsafe extern "C" {
+        fn peer_now() -> u64;
+    }
+    // SAFETY: reads a clock.
+    unsafe { peer_now() }
+}
+
 pub(crate) fn version() -> String {
     unsafe extern "C" {
         fn peer_version() -> *const c_char;

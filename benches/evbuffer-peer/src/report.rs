@@ -67,7 +67,9 @@ pub(crate) fn run() -> Result<(), BufferError> {
         env!("CARGO_PKG_VERSION"),
         peer::version()
     );
-    println!("medians, ratio of medians, and the quartiles of the rounds' ratios");
+    println!(
+        "medians of the thread's processor time, ratio of medians, quartiles of the rounds' ratios"
+    );
     println!();
     println!("| case | size | evring ns | libevent ns | ratio | quartiles | target |");
     println!("|---|---|---|---|---|---|---|");

@@ -332,6 +332,28 @@ pub fn read_all(mut stream: impl Read) -> (Vec<u8>, std::io::Result<()>) {
     (bytes, end)
 }
 
+/// Writes until neither the server nor any kernel takes more, and gives the number of bytes.
+pub fn stuff(stream: &mut TcpStream, bytes: &[u8]) -> usize {
+    stream.set_nonblocking(true).expect("an option");
+    let mut written = 0;
+    let mut stuck_since = Instant::now();
+    while stuck_since.elapsed() < Duration::from_millis(500) {
+        match stream.write(&bytes[written..]) {
+            Ok(n) => {
+                written += n;
+                stuck_since = Instant::now();
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        assert!(written < bytes.len(), "no bound on what is taken");
+    }
+    stream.set_nonblocking(false).expect("an option");
+    written
+}
+
 /// Asks for a value again and again until there is one.
 pub fn eventually<T>(limit: Duration, what: &str, mut f: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();

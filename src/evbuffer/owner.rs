@@ -1,0 +1,163 @@
+//! What a buffer's owner may do when it is frozen to everyone else: a bufferevent drains its output,
+//! appends to its input, and lends pieces to the kernel.
+
+use super::{EvBuffer, FILES, Seg, append_chain, count_copy, spare};
+use crate::arena::{Chain, Piece};
+
+impl EvBuffer {
+    /// Drops everything. Frozen or not: for owners.
+    #[allow(dead_code, reason = "for owners of frozen buffers")]
+    pub(crate) fn clear_all(&mut self) {
+        self.drain_front(usize::MAX);
+    }
+
+    /// Clones pieces from the front for a send: at most `max_bytes` and `max_pieces`, up to the
+    /// first file range. Appends them to `out`; returns their bytes. When it returns 0 and the buffer
+    /// is not empty, a file range is first: [`EvBuffer::load`] as much as is to be sent.
+    #[allow(dead_code, reason = "for drivers")]
+    pub(crate) fn gather(
+        &self,
+        max_bytes: usize,
+        max_pieces: usize,
+        out: &mut Vec<Piece>,
+    ) -> usize {
+        let mut gathered = 0;
+        let mut pieces = 0;
+        for seg in &self.chain {
+            let Seg::Mem(segment) = seg else { break };
+            if gathered == max_bytes || pieces == max_pieces {
+                break;
+            }
+            if segment.is_empty() {
+                continue;
+            }
+            let piece = segment.piece_of(max_bytes - gathered);
+            gathered += piece.len();
+            pieces += 1;
+            out.push(piece);
+        }
+        gathered
+    }
+
+    /// Drops the first `n` bytes, or all when there are fewer, frozen or not; returns how many.
+    #[inline]
+    pub(crate) fn drain_front(&mut self, n: usize) -> usize {
+        if n >= self.len {
+            let drained = self.len;
+            spare::retire(&mut self.chain);
+            self.emptied(drained);
+            return drained;
+        }
+        let mut rest = n;
+        while let Some(front) = self.chain.front_mut() {
+            if rest < front.len() {
+                front.advance(rest);
+                break;
+            }
+            rest -= front.len();
+            spare::retire_front(&mut self.chain);
+        }
+        self.changed(0, n);
+        n
+    }
+
+    /// Appends a piece by reference, frozen or not. One that would pass [`EvBuffer::MAX_LEN`]
+    /// cannot exist in memory beside what is there.
+    #[inline]
+    pub(crate) fn push_piece(&mut self, piece: Piece) {
+        let len = piece.len();
+        if len > 0 {
+            self.push_seg(Seg::Mem(piece.into()));
+            self.changed(len, 0);
+        }
+    }
+
+    /// Copies segments of at most `limit` bytes that pin a slot into heap blocks, merging
+    /// neighbours, so that their slots go back to the arena; returns the bytes copied.
+    #[allow(dead_code, reason = "for bufferevents")]
+    pub(crate) fn compact_small(&mut self, limit: usize) -> usize {
+        let small = |seg: &Seg| match seg {
+            Seg::Mem(segment) => segment.is_slot() && segment.len() <= limit,
+            Seg::File(_) => false,
+        };
+        if !self.chain.iter().any(small) {
+            return 0;
+        }
+        let mut before = std::mem::take(&mut self.chain);
+        let mut copied = 0;
+        while let Some(front) = before.front() {
+            if small(front) {
+                if let Seg::Mem(segment) = front {
+                    copied += segment.len();
+                    self.append_bytes(segment);
+                }
+                before.drop_front();
+            } else {
+                drop_empty_tail(&mut self.chain);
+                before.move_front_to(&mut self.chain);
+            }
+        }
+        count_copy(copied);
+        copied
+    }
+
+    /// Appends all of `from`, frozen or not.
+    pub(crate) fn take_all(&mut self, from: &mut EvBuffer) {
+        let moved = from.len;
+        if moved == 0 {
+            return;
+        }
+        append_chain(&mut self.chain, &mut from.chain);
+        self.flags |= from.flags & FILES;
+        from.emptied(moved);
+        self.changed(moved, 0);
+    }
+
+    /// Moves the first `n` bytes, or all when there are fewer, to the end of `to`, by reference,
+    /// frozen or not; returns how many.
+    pub(crate) fn transfer(&mut self, to: &mut EvBuffer, n: usize) -> usize {
+        if n >= self.len {
+            let moved = self.len;
+            to.take_all(self);
+            return moved;
+        }
+        if n > 0 {
+            self.move_front(&mut to.chain, n);
+            to.flags |= self.flags & FILES;
+            self.changed(0, n);
+            to.changed(n, 0);
+        }
+        n
+    }
+
+    /// Moves the first `n` bytes, fewer than there are, to the end of `to`.
+    fn move_front(&mut self, to: &mut Chain<Seg>, n: usize) {
+        drop_empty_tail(to);
+        let mut rest = n;
+        while rest > 0 {
+            match self.chain.front_mut() {
+                Some(front) if rest < front.len() => {
+                    let part = front.split_to(rest);
+                    to.push_back(part);
+                    return;
+                }
+                Some(front) => {
+                    rest -= front.len();
+                    self.chain.move_front_to(to);
+                }
+                None => return,
+            }
+        }
+    }
+}
+
+/// Removes an empty segment from the end.
+fn drop_empty_tail(chain: &mut Chain<Seg>) {
+    if chain.back().is_some_and(|tail| tail.len() == 0) {
+        let mut kept = Chain::new();
+        while chain.front().is_some_and(|seg| seg.len() > 0) {
+            chain.move_front_to(&mut kept);
+        }
+        *chain = kept;
+    }
+}
