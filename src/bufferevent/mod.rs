@@ -11,6 +11,7 @@ mod closing;
 mod control;
 mod core;
 mod filter;
+mod limits;
 mod pair;
 mod remote;
 mod socket;
@@ -29,10 +30,12 @@ use crate::error::Error;
 use crate::evbuffer::EvBuffer;
 use crate::event_base::source::{Feeding, Offer, Source};
 use crate::event_base::{Base, EventBase, Interest};
+use crate::rate_limit::Direction;
 use crate::sys::Errno;
 use closing::Closing;
 use core::{Core, Fin, Link};
 use filter::Filtering;
+use limits::Limits;
 use pair::Pair;
 use socket::Socket;
 
@@ -90,6 +93,7 @@ pub(crate) struct Inner {
     /// Without a descriptor for the flavours that never have one.
     socket: Socket,
     closing: RefCell<Option<Box<Closing>>>,
+    limits: RefCell<Option<Box<Limits>>>,
     /// The earliest entry that the base's timer heap has for it; `u64::MAX`: none.
     armed: Cell<u64>,
     /// In the callback FIFO.
@@ -572,6 +576,7 @@ impl Inner {
             flavour,
             socket,
             closing: RefCell::new(None),
+            limits: RefCell::new(None),
             armed: Cell::new(u64::MAX),
             queued: Cell::new(false),
             dirty: Cell::new(false),
@@ -705,9 +710,10 @@ impl Inner {
         if self.freed.get() {
             return;
         }
+        let limited_until = self.sync_limits(base);
         let core = self.core.borrow();
         let output = self.output_len();
-        let mut deadline = core.deadline(output).unwrap_or(u64::MAX);
+        let mut deadline = core.deadline(output).unwrap_or(u64::MAX).min(limited_until);
         let socket = matches!(self.flavour, Flavour::Socket);
         // Pairs and filters wait for nothing outside of the process: what can move has moved.
         let mut active = deadline != u64::MAX
@@ -750,6 +756,7 @@ impl Inner {
             }
         }
         self.socket.cancel_all(base);
+        self.drop_limits();
         self.finish_if_drained(base);
         match &self.flavour {
             Flavour::Socket => {}
@@ -828,12 +835,19 @@ impl Source for Inner {
         if self.freed.get() || self.closing_timer_fired(base, now) {
             return;
         }
+        self.expire_limits(base, now);
         let output = self.output_len();
         let late = self.core.borrow_mut().handle_time(output, now);
         self.socket.abandon(base, late);
         self.progress_closing(base);
         self.run_callbacks(base);
         self.sync(base);
+    }
+
+    fn budget_came_back(self: Rc<Self>, base: &EventBase, direction: Direction) {
+        if !self.freed.get() {
+            self.reopen(base, direction);
+        }
     }
 
     fn slots_came_back(self: Rc<Self>, base: &EventBase, offer: Offer) -> Feeding {
@@ -862,6 +876,7 @@ impl Source for Inner {
             }
         }
         self.socket.forget_unseen();
+        self.drop_limits();
         drop((handler, closing));
         self.socket.take_fd().filter(|_| self.closes())
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::Inner;
 use super::core::{Fin, Link};
+use super::limits::Receive;
 use crate::addr::Addr;
 use crate::arena::Piece;
 use crate::driver::{Completion, Op, OpId, Pieces};
@@ -99,6 +100,8 @@ pub(super) struct Socket {
     unseen: RefCell<Option<Box<Unseen>>>,
     /// The cancellation of the receive was asked for.
     stopping: Cell<bool>,
+    /// The receive is only a poll: a limit asks to wait until there is something to read.
+    polling: Cell<bool>,
     /// See `set_receive_bound`.
     receive_bound: Cell<u32>,
     /// 0: the default.
@@ -144,6 +147,7 @@ impl Socket {
             retired: RefCell::default(),
             unseen: RefCell::default(),
             stopping: Cell::new(false),
+            polling: Cell::new(false),
             receive_bound: Cell::new(0),
             max_single_read: Cell::new(0),
             max_single_write: Cell::new(0),
@@ -231,6 +235,7 @@ impl Socket {
                 base.cancel(op);
             }
         }
+        self.polling.set(false);
         self.forget_unseen();
     }
 
@@ -309,6 +314,10 @@ impl Socket {
 
     pub(super) fn set_backlogged(&self, backlogged: bool) {
         self.backlogged.set(backlogged);
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.get()
     }
 
     pub(super) fn receiving(&self) -> bool {
@@ -403,7 +412,10 @@ impl Inner {
     ) {
         match role {
             Role::Receive => self.received(base, completion),
-            Role::Send => self.sent(base, completion.result),
+            Role::Send => {
+                self.settle_send(base, &completion);
+                self.sent(base, completion.result);
+            }
             Role::Connect => self.connected(base, completion.result),
             Role::Stray => self.socket.close_retired(base),
         }
@@ -420,6 +432,7 @@ impl Inner {
         drop(core);
         self.begin_send(base);
         self.end_direction(base);
+        self.withdraw_paused_receive(base);
         self.arm_receive(base);
     }
 
@@ -443,10 +456,16 @@ impl Inner {
         let Some(slot) = base.with_driver(|driver| driver.arena().take_reserve()) else {
             return Feeding::Dry;
         };
+        let single = socket.max_single_read.get();
+        let Receive::Launch { bytes, .. } = self.gate_receive(base, false, single) else {
+            // Held up by a limit rather than by memory: whoever lifts that arms the receive.
+            self.mark_dirty(base);
+            return Feeding::Left;
+        };
         let op = Op::RecvSlot {
             fd: socket.fd.get(),
             slot,
-            max_len: socket.max_single_read.get(),
+            max_len: bytes,
             poll_first: false,
         };
         let op = socket.push(base, self.token.get(), op);
@@ -459,6 +478,10 @@ impl Inner {
         if !completion.more {
             self.mark_dirty(base);
         }
+        if socket.polling.take() {
+            return self.polled(completion.result.is_ok());
+        }
+        self.settle_receive(base, &completion);
         match (completion.result, completion.buffer) {
             (Ok(n), Some(piece)) if n != 0 => self.take_in(base, piece),
             (Ok(_), _) => self.ended(base, End::Eof),
@@ -582,7 +605,7 @@ impl Inner {
         }
     }
 
-    fn wants_receive(&self) -> bool {
+    pub(super) fn wants_receive(&self) -> bool {
         let core = self.core.borrow();
         match self.closing.borrow().as_deref() {
             None => core.wants_read() && self.socket.unseen.borrow().is_none(),
@@ -600,32 +623,51 @@ impl Inner {
             return;
         }
         let room = self.core.borrow().room(self.input_len());
-        let arm_limit = match (u32::try_from(room), socket.receive_bound.get()) {
+        let multishot = socket.kind.get() == Kind::Inet;
+        let bound = match (u32::try_from(room), socket.receive_bound.get()) {
+            _ if socket.kind.get() == Kind::Plain => socket.max_single_read.get(),
             (Ok(room), 0) => room,
             (Ok(room), bound) => room.min(bound),
             (Err(_no_mark), bound) => bound,
         };
-        let op = if socket.kind.get() == Kind::Plain {
-            let Some(slot) = base.with_driver(|driver| driver.arena().take()) else {
-                socket.starved.set(true);
-                base.wait_for_slots(self.clone());
-                return;
-            };
-            Op::Read {
-                fd,
-                slot,
-                max_len: socket.max_single_read.get(),
+        let op = match self.gate_receive(base, multishot, bound) {
+            Receive::Wait => return,
+            Receive::AwaitReadable => {
+                socket.polling.set(true);
+                Op::Poll {
+                    fd,
+                    events: libc::POLLIN as u32,
+                    multishot: false,
+                }
             }
-        } else {
-            Op::Recv {
-                fd,
-                multishot: socket.kind.get() == Kind::Inet,
-                max_len: socket.max_single_read.get(),
-                poll_first: true,
-                arm_limit,
+            Receive::Launch { bytes, .. } if socket.kind.get() == Kind::Plain => {
+                let Some(slot) = base.with_driver(|driver| driver.arena().take()) else {
+                    self.return_receive(base);
+                    socket.starved.set(true);
+                    base.wait_for_slots(self.clone());
+                    return;
+                };
+                Op::Read {
+                    fd,
+                    slot,
+                    max_len: bytes,
+                }
             }
+            Receive::Launch {
+                multishot,
+                bytes,
+                poll_first,
+            } => Op::Recv {
+                fd,
+                multishot,
+                max_len: socket.max_single_read.get(),
+                poll_first,
+                arm_limit: bytes,
+            },
         };
-        base.tally().receive_armed();
+        if !socket.polling.get() {
+            base.tally().receive_armed();
+        }
         let op = socket.push(base, self.token.get(), op);
         socket.receive.set(Some(op));
         socket.stopping.set(false);
@@ -651,6 +693,10 @@ impl Inner {
             0 => SEND_BYTES,
             set => set as usize,
         };
+        drop(core);
+        let Some(most) = self.gate_send(base, output.len().min(most)) else {
+            return;
+        };
         let pieces = base.with_driver(|driver| {
             let mut pieces = driver.take_pieces();
             output.gather(most, SEND_PIECES, &mut pieces);
@@ -665,7 +711,6 @@ impl Inner {
                 }
             }
         });
-        drop(core);
         drop(output);
         let op = if socket.kind.get() == Kind::Plain {
             Op::Write { fd, pieces }

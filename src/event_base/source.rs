@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::EventBase;
 use crate::driver::Completion;
+use crate::rate_limit::Direction;
 
 /// What a reader in the line for slots is offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +54,9 @@ pub(crate) trait Source {
     fn slots_came_back(self: Rc<Self>, _base: &EventBase, _offer: Offer) -> Feeding {
         Feeding::Left
     }
+
+    /// A rate limit that held one of its directions up lets go of it.
+    fn budget_came_back(self: Rc<Self>, _base: &EventBase, _direction: Direction) {}
 
     /// The base ends: let go of callbacks and buffers. The descriptor to close once nothing is
     /// in flight any more is the answer.

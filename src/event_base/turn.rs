@@ -145,6 +145,7 @@ impl EventBase {
     /// One turn. False when nothing is left to wait for.
     fn turn(&self, flags: RunFlags) -> Result<bool, Error> {
         let base = &*self.0;
+        self.resume_suspended();
         self.start_dirty();
         self.serve_starved();
         if self.is_idle() && !flags.contains(RunFlags::NO_EXIT_ON_EMPTY) {
@@ -248,6 +249,7 @@ impl EventBase {
     fn how_long(&self, flags: RunFlags) -> Wait {
         let base = &*self.0;
         let work = !base.dirty.borrow().is_empty()
+            || base.groups.has_resumed()
             || base.fifo.borrow().iter().any(|queue| !queue.is_empty());
         if work || flags.contains(RunFlags::NONBLOCK) || base.stop.get() != Stop::No {
             return Wait::Poll;
@@ -267,7 +269,8 @@ impl EventBase {
             .borrow()
             .next()
             .unwrap_or(u64::MAX)
-            .min(base.stop_at.get());
+            .min(base.stop_at.get())
+            .min(base.groups.next_poll());
         if deadline == u64::MAX {
             return Wait::Until(None);
         }
