@@ -29,6 +29,9 @@ const SEND_BYTES: usize = 1 << 20;
 /// timer must see some.
 const TIMED_SEND_BYTES: usize = 256 << 10;
 
+/// How much of a file range is read ahead of a send.
+const FILE_READ_BYTES: usize = 256 << 10;
+
 /// Between keep-alive probes that are not answered, and how many: Linux' own count, but a minute and a half
 /// instead of eleven.
 const KEEPALIVE_INTERVAL_S: u32 = 10;
@@ -680,7 +683,7 @@ impl Inner {
         if socket.send.get().is_some() {
             return;
         }
-        let Ok(output) = self.output.try_borrow() else {
+        let Ok(mut output) = self.output.try_borrow_mut() else {
             return;
         };
         let core = self.core.borrow();
@@ -694,6 +697,12 @@ impl Inner {
             set => set as usize,
         };
         drop(core);
+        if let Err(error) = output.load(most.min(FILE_READ_BYTES)) {
+            let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            let mut core = self.core.borrow_mut();
+            core.handle_write_error(Errno::from_raw(errno));
+            return;
+        }
         let Some(most) = self.gate_send(base, output.len().min(most)) else {
             return;
         };

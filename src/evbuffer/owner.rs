@@ -14,7 +14,6 @@ impl EvBuffer {
     /// Clones pieces from the front for a send: at most `max_bytes` and `max_pieces`, up to the
     /// first file range. Appends them to `out`; returns their bytes. When it returns 0 and the buffer
     /// is not empty, a file range is first: [`EvBuffer::load`] as much as is to be sent.
-    #[allow(dead_code, reason = "for drivers")]
     pub(crate) fn gather(
         &self,
         max_bytes: usize,
