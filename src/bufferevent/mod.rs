@@ -11,6 +11,7 @@ mod closing;
 mod control;
 mod core;
 mod filter;
+mod gate;
 mod limits;
 mod pair;
 mod remote;
@@ -35,7 +36,7 @@ use crate::sys::Errno;
 use closing::Closing;
 use core::{Core, Fin, Link};
 use filter::Filtering;
-use limits::Limits;
+use gate::Limits;
 use pair::Pair;
 use socket::Socket;
 

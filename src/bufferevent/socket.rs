@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Inner;
 use super::core::{Fin, Link};
-use super::limits::Receive;
+use super::gate::Receive;
 use crate::addr::Addr;
 use crate::arena::Piece;
 use crate::driver::{Completion, Op, OpId, Pieces};
