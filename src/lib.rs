@@ -101,6 +101,8 @@ pub mod listener;
 pub mod rate_limit;
 pub mod relay;
 pub mod ring;
+#[cfg(test)]
+mod simulation;
 #[doc(hidden)]
 pub mod sys;
 

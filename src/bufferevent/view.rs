@@ -61,6 +61,10 @@ impl<'a> BufferView<'a> {
         let using = base.using_buffer();
         let result = f(&mut buffer);
         drop(using);
+        if inner.freed.get() {
+            // `f` freed it, while the buffer was in use: what is left in it goes now.
+            let _dropped = std::mem::take(&mut *buffer);
+        }
         let after = buffer.len();
         match self.side {
             Side::Input => buffer.freeze_end(),

@@ -23,6 +23,7 @@ use slab::Slab;
 mod builder;
 mod counters;
 mod fd_event;
+pub(crate) mod groups;
 mod remote;
 mod signal;
 pub(crate) mod source;
@@ -88,6 +89,7 @@ pub(crate) struct Base {
     tally: counters::Tally,
     turn_hook: RefCell<Option<TurnHook>>,
     remote: RefCell<Option<Rc<remote::Inbox>>>,
+    groups: groups::Groups,
     /// What remotes address by number.
     shared: RefCell<HashMap<u64, Rc<dyn Any>>>,
     next_shared: Cell<u64>,
@@ -381,6 +383,7 @@ impl Drop for Base {
         self.fifo.get_mut().clear();
         self.dirty.get_mut().clear();
         self.starved.get_mut().clear();
+        self.groups.clear();
         // The sources go last: some own a descriptor that an operation still names (I6).
         driver.end(&close);
         drop(sources);
