@@ -66,7 +66,8 @@
 //! [`Error::Freed`], never a panic.
 //!
 //! Watermarks ([`BufferEvent::set_watermarks`]) bound the input and tell when output has drained; time-outs
-//! ([`BufferEvent::set_timeouts`]) watch for silence; [`relay()`] joins two bufferevents into a proxy with both;
+//! ([`BufferEvent::set_timeouts`]) watch for silence; rate limits ([`BufferEvent::set_rate_limit`]) bound what moves;
+//! [`relay()`] joins two bufferevents into a proxy;
 //! [`BufferEvent::pair`] and [`BufferEvent::filter`] build pipelines in memory. Other threads post work through [`Remote`]
 //! and [`RemoteBufferEvent`].
 //!
