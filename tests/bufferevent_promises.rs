@@ -156,3 +156,24 @@ fn a_filter_object_is_dropped_with_its_bufferevent() {
     filter.free();
     assert!(dropped.get());
 }
+
+#[test]
+fn a_groups_buckets_are_read_and_moved_one_by_one() {
+    use evring::rate_limit::{Direction, RateLimitConfig};
+    let base = EventBase::new().unwrap();
+    let config = RateLimitConfig::new(100, 100, 200, 200, None).unwrap();
+    let group = base.rate_limit_group(&config);
+    let now = base.clock_ns();
+    let levels = || {
+        (
+            group.limit(Direction::Read, now),
+            group.limit(Direction::Write, now),
+        )
+    };
+    assert_eq!(levels(), (100, 200));
+    group.decrement(Direction::Read, 150, now);
+    assert_eq!(levels(), (-50, 200));
+    group.decrement(Direction::Write, 1, now);
+    group.decrement(Direction::Read, -50, now);
+    assert_eq!(levels(), (0, 199));
+}
