@@ -158,3 +158,41 @@ fn a_relay_counted_what_it_could_not_deliver_twice() {
     let report = report.get().expect("it ended");
     assert_eq!(report.undelivered, 1000, "{report:?}");
 }
+
+#[test]
+fn connecting_a_connected_bufferevent_is_refused() {
+    let base = EventBase::new().unwrap();
+    let (ours, mut far) = UnixStream::pair().unwrap();
+    let bev = over(&base, ours);
+    let anywhere: Addr = "127.0.0.1:9".parse().unwrap();
+    assert!(matches!(
+        bev.connect(&anywhere),
+        Err(evring::Error::Invalid { .. })
+    ));
+    bev.write(b"still connected").unwrap();
+    base.run().unwrap();
+    let mut got = [0; 15];
+    far.read_exact(&mut got).unwrap();
+}
+
+#[test]
+fn a_buffer_put_in_the_outputs_place_is_sent_whole() {
+    let base = EventBase::new().unwrap();
+    let (ours, mut far) = UnixStream::pair().unwrap();
+    let bev = over(&base, ours);
+    // More than the socket takes: the send stays under way.
+    bev.write(&vec![b'x'; 4 << 20]).unwrap();
+    base.run_with(evring::RunFlags::NONBLOCK).unwrap();
+    let taken = bev.output().with(std::mem::take).unwrap();
+    assert_eq!(taken.len(), 4 << 20);
+    bev.write(b"new").unwrap();
+    bev.close_after_flush(None, |_| {}).unwrap();
+    let reader = std::thread::spawn(move || {
+        let mut got = Vec::new();
+        far.read_to_end(&mut got).unwrap();
+        got
+    });
+    base.run().unwrap();
+    let got = reader.join().unwrap();
+    assert!(got.ends_with(b"xnew"), "{} bytes", got.len());
+}

@@ -616,7 +616,9 @@ impl Inner {
     /// The user may not append to the input, nor drain the output.
     fn freeze(&self) {
         self.input.borrow_mut().freeze_end();
-        self.output.borrow_mut().freeze_start();
+        let mut output = self.output.borrow_mut();
+        output.freeze_start();
+        output.bind();
     }
 
     /// Appends to the output by way of `f`, and has it sent.

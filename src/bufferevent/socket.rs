@@ -112,6 +112,8 @@ pub(super) struct Socket {
     max_single_write: Cell<u32>,
     /// In the base's line for receive slots.
     starved: Cell<bool>,
+    /// See `disown_send`.
+    send_disowned: Cell<bool>,
     /// What it received waits in somebody else's output.
     backlogged: Cell<bool>,
     kind: Cell<Kind>,
@@ -155,6 +157,7 @@ impl Socket {
             max_single_read: Cell::new(0),
             max_single_write: Cell::new(0),
             starved: Cell::new(false),
+            send_disowned: Cell::new(false),
             backlogged: Cell::new(false),
             kind: Cell::new(kind),
             made_here: Cell::new(false),
@@ -315,6 +318,11 @@ impl Socket {
         }
     }
 
+    /// The user took the bytes of the send under way out of the output: its completion drains none.
+    pub(super) fn disown_send(&self) {
+        self.send_disowned.set(self.send.get().is_some());
+    }
+
     pub(super) fn set_backlogged(&self, backlogged: bool) {
         self.backlogged.set(backlogged);
     }
@@ -354,10 +362,17 @@ impl Inner {
         let socket = &self.socket;
         let link = self.core.borrow().link();
         match (link, socket.fd()) {
-            (Link::Connecting, _) | (Link::Up, Some(_)) if socket.connect.get().is_some() => {
+            (Link::Connecting, _) => {
                 return Err(Error::Invalid {
                     what: "connect",
                     why: "a connect is under way; wait for its event or free the bufferevent",
+                });
+            }
+            // An adopted socket may be connected or not: it knows.
+            (Link::Up, Some(fd)) if sys::net::peer_addr(fd).is_ok() => {
+                return Err(Error::Invalid {
+                    what: "connect",
+                    why: "it is connected; give it another descriptor or make another bufferevent",
                 });
             }
             (Link::Failed, Some(fd)) if socket.made_here.get() => {
@@ -736,11 +751,14 @@ impl Inner {
     }
 
     fn sent(self: &Rc<Self>, base: &EventBase, result: Result<u32, Errno>) {
+        let disowned = self.socket.send_disowned.take();
         match result {
             Ok(n) => {
                 base.tally().sent(n as usize);
                 let mut output = self.output.borrow_mut();
-                output.drain_front(n as usize);
+                if !disowned {
+                    output.drain_front(n as usize);
+                }
                 self.core.borrow_mut().handle_sent(output.len(), base.now());
             }
             Err(errno) => match errno.raw() {

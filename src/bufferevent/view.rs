@@ -68,7 +68,14 @@ impl<'a> BufferView<'a> {
         let after = buffer.len();
         match self.side {
             Side::Input => buffer.freeze_end(),
-            Side::Output => buffer.freeze_start(),
+            Side::Output => {
+                if !buffer.is_bound() {
+                    // `f` put another buffer in its place: what is under way went with the old one.
+                    buffer.bind();
+                    inner.socket.disown_send();
+                }
+                buffer.freeze_start();
+            }
         }
         drop(buffer);
         if inner.freed.get() || before == after {

@@ -1,7 +1,7 @@
 //! What a buffer's owner may do when it is frozen to everyone else: a bufferevent drains its output,
 //! appends to its input, and lends pieces to the kernel.
 
-use super::{EvBuffer, FILES, Seg, append_chain, count_copy, spare};
+use super::{BOUND, EvBuffer, FILES, Seg, append_chain, count_copy, spare};
 use crate::arena::{Chain, Piece};
 
 impl EvBuffer {
@@ -9,6 +9,16 @@ impl EvBuffer {
     #[allow(dead_code, reason = "for owners of frozen buffers")]
     pub(crate) fn clear_all(&mut self) {
         self.drain_front(usize::MAX);
+    }
+
+    /// Marks the buffer as a bufferevent's own.
+    pub(crate) fn bind(&mut self) {
+        self.flags |= BOUND;
+    }
+
+    /// Whether it is the one that was bound, rather than another in its place.
+    pub(crate) fn is_bound(&self) -> bool {
+        self.flags & BOUND != 0
     }
 
     /// Clones pieces from the front for a send: at most `max_bytes` and `max_pieces`, up to the

@@ -49,7 +49,8 @@ use turn::TurnHook;
 /// A loop with its ring, its arena and everything that lives on it (`struct event_base`).
 ///
 /// A cheap handle: clones stand for the same base. The base ends when the last clone is gone;
-/// everything on it is then freed, whatever handles to it are left.
+/// everything on it is then freed, whatever handles to it are left. A closure that lives on the base and owns a clone
+/// of it keeps it alive: closures get at their base through the handle they are called with.
 ///
 /// ```
 /// use evring::EventBase;
