@@ -8,8 +8,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use evring::{
-    Addr, BufferEvent, Callbacks, EventBase, Events, Interest, Options, RelayEnd, RelayOptions,
-    RelaySide, relay,
+    Addr, BufferEvent, Callbacks, EventBase, Events, FlushEnd, Interest, Options, RelayEnd,
+    RelayOptions, RelaySide, relay,
 };
 
 fn over(base: &EventBase, stream: UnixStream) -> BufferEvent {
@@ -157,4 +157,31 @@ fn a_relay_counted_what_it_could_not_deliver_twice() {
     base.run().unwrap();
     let report = report.get().expect("it ended");
     assert_eq!(report.undelivered, 1000, "{report:?}");
+}
+
+#[test]
+fn a_close_of_a_pair_waited_for_a_partner_that_was_gone() {
+    let base = EventBase::new().unwrap();
+    let (closing, partner) = BufferEvent::pair(&base, Options::empty()).unwrap();
+    let told = Rc::new(Cell::new(None));
+    let report = told.clone();
+    closing.write(b"nobody reads this").unwrap();
+    closing
+        .close_after_flush(None, move |end| report.set(Some(end)))
+        .unwrap();
+    base.timer(Duration::from_millis(1), move |_| partner.free())
+        .unwrap();
+    base.timer(Duration::from_secs(10), |timer| {
+        timer.base().unwrap().stop();
+    })
+    .unwrap();
+    let waiting = told.clone();
+    base.interval(Duration::from_millis(1), move |timer| {
+        if waiting.get().is_some() {
+            timer.base().unwrap().stop();
+        }
+    })
+    .unwrap();
+    base.run().unwrap();
+    assert_eq!(told.get(), Some(FlushEnd::Failed { unsent: 17 }));
 }

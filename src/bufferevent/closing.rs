@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::core::{Fin, Link};
 use super::types::FlushEnd;
-use super::{BufferEvent, Inner};
+use super::{BufferEvent, Flavour, Inner};
 use crate::event_base::{EventBase, Interest};
 
 /// How long the peer has to end its own direction once all was sent. Closing a socket with
@@ -141,9 +141,11 @@ impl Inner {
         let (link, fin) = (core.link(), core.fin());
         let broken = !core.enabled().contains(Interest::WRITE);
         drop(core);
+        // What a pair's partner did not take before it was freed, nobody takes.
+        let gone = matches!(&self.flavour, Flavour::Pair(pair) if pair.partner().is_none());
         let end = match link {
             Link::Connecting => None,
-            Link::Up if broken => Some(FlushEnd::Failed { unsent }),
+            Link::Up if broken || gone && unsent != 0 => Some(FlushEnd::Failed { unsent }),
             Link::Up if fin != Fin::Sent => None,
             // A pair has no socket to linger on.
             Link::Up if self.socket.fd().is_none() => Some(FlushEnd::Flushed),
