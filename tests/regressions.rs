@@ -8,8 +8,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use evring::{
-    Addr, BufferEvent, Callbacks, EventBase, Events, Interest, Options, RelayEnd, RelayOptions,
-    RelaySide, relay,
+    Addr, BufferEvent, Callbacks, EventBase, Events, FlushEnd, Interest, Options, RelayEnd,
+    RelayOptions, RelaySide, relay,
 };
 
 fn over(base: &EventBase, stream: UnixStream) -> BufferEvent {
@@ -195,4 +195,31 @@ fn a_buffer_put_in_the_outputs_place_is_sent_whole() {
     base.run().unwrap();
     let got = reader.join().unwrap();
     assert!(got.ends_with(b"xnew"), "{} bytes", got.len());
+}
+
+#[test]
+fn a_close_of_a_pair_waited_for_a_partner_that_was_gone() {
+    let base = EventBase::new().unwrap();
+    let (closing, partner) = BufferEvent::pair(&base, Options::empty()).unwrap();
+    let told = Rc::new(Cell::new(None));
+    let report = told.clone();
+    closing.write(b"nobody reads this").unwrap();
+    closing
+        .close_after_flush(None, move |end| report.set(Some(end)))
+        .unwrap();
+    base.timer(Duration::from_millis(1), move |_| partner.free())
+        .unwrap();
+    base.timer(Duration::from_secs(10), |timer| {
+        timer.base().unwrap().stop();
+    })
+    .unwrap();
+    let waiting = told.clone();
+    base.interval(Duration::from_millis(1), move |timer| {
+        if waiting.get().is_some() {
+            timer.base().unwrap().stop();
+        }
+    })
+    .unwrap();
+    base.run().unwrap();
+    assert_eq!(told.get(), Some(FlushEnd::Failed { unsent: 17 }));
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::core::{Fin, Link};
 use super::types::FlushEnd;
-use super::{BufferEvent, Inner};
+use super::{BufferEvent, Flavour, Inner};
+use crate::evbuffer::EvBuffer;
 use crate::event_base::{EventBase, Interest};
 
 /// How long the peer has to end its own direction once all was sent. Closing a socket with
@@ -73,18 +74,23 @@ impl fmt::Debug for Closing {
 impl Inner {
     /// Receives no more; `done` once all that the kernel had received is in the input.
     pub(super) fn begin_quieting(self: &Rc<Self>, base: &EventBase, done: Done) {
-        let previous = self
-            .closing
-            .replace(Some(Box::new(Closing::Quieting(done))));
-        drop(previous);
-        let mut core = self.core.borrow_mut();
-        core.disable(Interest::READ);
-        core.forget_eof();
-        drop(core);
+        let quieting = Closing::Quieting(done);
+        let previous = self.closing.replace(Some(Box::new(quieting)));
+        self.core.borrow_mut().finish_reading();
         self.show_unseen(base);
         self.socket.stop_receive(base);
         self.mark_dirty(base);
         self.sync(base);
+        self.conclude(previous, 0);
+    }
+
+    /// Tells a close that does not go its own way to the end what became of it.
+    pub(super) fn conclude(self: &Rc<Self>, closing: Option<Box<Closing>>, unsent: usize) {
+        match closing.map(|closing| *closing) {
+            None => {}
+            Some(Closing::Quieting(done)) => done(&BufferEvent(self.clone())),
+            Some(closing) => closing.end(FlushEnd::Failed { unsent }),
+        }
     }
 
     pub(super) fn begin_closing(
@@ -98,14 +104,14 @@ impl Inner {
         let deadline = after.map_or(u64::MAX, |after| now.saturating_add(after));
         let flushing = Closing::Flushing { deadline, report };
         let previous = self.closing.replace(Some(Box::new(flushing)));
-        if let Some(previous) = previous {
-            // Closed twice: the later deadline and report hold, the earlier report is told so.
-            previous.end(FlushEnd::Failed {
-                unsent: self.output_len(),
-            });
-        }
         self.replace_handler(None);
         self.socket.forget_unseen();
+        if let Ok(mut input) = self.input.try_borrow_mut() {
+            // Nobody reads it any more, and others may wait for its slots.
+            let mut empty = EvBuffer::new();
+            empty.freeze_end();
+            drop(std::mem::replace(&mut *input, empty));
+        }
         let mut core = self.core.borrow_mut();
         core.clear_pending();
         core.disable(Interest::READ | Interest::WRITE);
@@ -118,6 +124,17 @@ impl Inner {
         drop(core);
         self.mark_dirty(base);
         self.sync(base);
+        // Closed twice: the later deadline and report hold, the earlier report is told so.
+        self.conclude(previous, self.output_len());
+    }
+
+    /// The connection broke while it was read from to its end.
+    pub(super) fn break_closing(self: &Rc<Self>, base: &EventBase) {
+        let end = match self.output_len() {
+            0 => FlushEnd::Flushed,
+            unsent => FlushEnd::Failed { unsent },
+        };
+        self.finish_closing(base, end);
     }
 
     /// Takes the close a step further, if there is one.
@@ -141,9 +158,11 @@ impl Inner {
         let (link, fin) = (core.link(), core.fin());
         let broken = !core.enabled().contains(Interest::WRITE);
         drop(core);
+        // What a pair's partner did not take before it was freed, nobody takes.
+        let gone = matches!(&self.flavour, Flavour::Pair(pair) if pair.partner().is_none());
         let end = match link {
             Link::Connecting => None,
-            Link::Up if broken => Some(FlushEnd::Failed { unsent }),
+            Link::Up if broken || gone && unsent != 0 => Some(FlushEnd::Failed { unsent }),
             Link::Up if fin != Fin::Sent => None,
             // A pair has no socket to linger on.
             Link::Up if self.socket.fd().is_none() => Some(FlushEnd::Flushed),

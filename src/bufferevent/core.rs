@@ -80,6 +80,8 @@ pub(super) struct Core {
     full: bool,
     /// A filter above does not want more.
     held: bool,
+    /// Reading was finished for good.
+    finished_reading: bool,
     /// WRITE was enabled by a call and the write callback for it is still owed.
     write_owed: bool,
     /// Directions that a rate limit holds up.
@@ -99,6 +101,7 @@ impl Core {
             fin: Fin::Open,
             full: false,
             held: false,
+            finished_reading: false,
             write_owed: false,
             suspended: Interest::empty(),
         }
@@ -108,7 +111,11 @@ impl Core {
 
     /// Whether a receive should be under way, and what it brings be shown.
     pub(super) fn wants_read(&self) -> bool {
-        self.enabled.contains(Interest::READ) && !self.full && !self.held && self.link == Link::Up
+        self.enabled.contains(Interest::READ)
+            && !self.full
+            && !self.held
+            && !self.finished_reading
+            && self.link == Link::Up
     }
 
     /// Whether a send should be under way.
@@ -163,8 +170,10 @@ impl Core {
         self.pending.read || self.pending.write || !self.pending.events.is_empty()
     }
 
-    /// The end of the stream is not to be told any more, should it be due.
-    pub(super) fn forget_eof(&mut self) {
+    /// Reading is over, for this connection. The end of the stream is not to be told any more, should it be due.
+    pub(super) fn finish_reading(&mut self) {
+        self.finished_reading = true;
+        self.enabled.remove(Interest::READ);
         if self.pending.events.contains(Events::EOF) {
             self.pending.events.remove(Events::READING | Events::EOF);
         }
@@ -389,6 +398,7 @@ impl Core {
 
     pub(super) fn set_link(&mut self, link: Link, now: u64) {
         self.link = link;
+        self.finished_reading = false;
         self.rd.since = now;
         self.wr.since = now;
         if self.fin == Fin::Sent {

@@ -342,11 +342,18 @@ impl Inner {
         if !filtering.ended.get() || !self.core.borrow().wants_read() {
             return;
         }
-        if !filtering.under.input().is_empty() {
+        let before = filtering.under.input().len();
+        if before != 0 {
             self.filter_in(base, filtering, FlushMode::Normal);
         }
         if self.freed.get() || !self.core.borrow().wants_read() {
             return; // full, paused or failed: later, or never
+        }
+        let left = filtering.under.input().len();
+        if left != 0 && left < before {
+            // It was full in between, and drained: not the last of it yet.
+            self.mark_dirty(base);
+            return;
         }
         self.filter_in(base, filtering, FlushMode::Finished);
         if self.freed.get() {
@@ -411,7 +418,7 @@ impl Inner {
         let under = filtering.under.clone();
         let closes = self.closes();
         self.free_and_under(base, false);
-        if !closes {
+        if !closes || under.is_freed() {
             let end = match stuck {
                 0 => FlushEnd::Flushed,
                 unsent => FlushEnd::Failed { unsent },

@@ -434,8 +434,10 @@ impl BufferEvent {
     /// For an orderly end: what was received was acknowledged to the peer, and can be answered or passed on before
     /// [`close_after_flush`](Self::close_after_flush).
     ///
+    /// `done` is called in any case, also when the bufferevent is freed or closed first.
+    ///
     /// # Errors
-    /// [`Error::Freed`].
+    /// [`Error::Freed`]; [`Error::Invalid`] once it is closing.
     pub fn finish_reading(&self, done: impl FnOnce(&BufferEvent) + 'static) -> Result<(), Error> {
         self.finish_reading_boxed(Box::new(done))
     }
@@ -443,6 +445,12 @@ impl BufferEvent {
     /// The same for any depth of filters, without a type for each.
     fn finish_reading_boxed(&self, done: Box<dyn FnOnce(&BufferEvent)>) -> Result<(), Error> {
         let base = self.live()?;
+        if self.0.is_closing() && !self.0.quiets() {
+            return Err(Error::Invalid {
+                what: "finish_reading",
+                why: "it is closing already",
+            });
+        }
         let Some(under) = self.underlying() else {
             self.0.begin_quieting(&base, done);
             return Ok(());
@@ -450,7 +458,7 @@ impl BufferEvent {
         let filter = self.clone();
         under.finish_reading_boxed(Box::new(move |_| {
             let _freed = filter.flush(Interest::READ, FlushMode::Flush);
-            let _freed = filter.disable(Interest::READ);
+            filter.0.core.borrow_mut().finish_reading();
             done(&filter);
         }))
     }
@@ -636,9 +644,15 @@ impl Inner {
         let Ok(mut output) = self.output.try_borrow_mut() else {
             return Err(Error::Busy { what: "output" });
         };
-        let was_empty = output.is_empty();
+        let before = output.len();
+        let was_empty = before == 0;
         let done = f(&mut output);
         let grew = !output.is_empty();
+        let small = base.slot_size() / COPY_OUT_FRACTION;
+        if base.slots_are_low() && output.len().saturating_sub(before) <= small {
+            // A small message that waits must not keep a whole slot from everybody else.
+            output.compact_small(small);
+        }
         drop(output);
         done?;
         if grew {
@@ -750,6 +764,7 @@ impl Inner {
         }
         let handler = self.handler.borrow_mut().take();
         let closing = self.closing.borrow_mut().take();
+        let unsent = self.output_len();
         self.core.borrow_mut().clear_pending();
         base.unshare(self.shared_as.get());
         for buffer in [&self.input, &self.output] {
@@ -767,7 +782,8 @@ impl Inner {
             Flavour::Filter(filtering) => self.leave_filter(base, filtering, under),
         }
         // Last, with no borrow held: they are the user's.
-        drop((handler, closing));
+        drop(handler);
+        self.conclude(closing, unsent);
     }
 
     /// Once nothing is in flight: closes the descriptor (I6) and leaves the base.

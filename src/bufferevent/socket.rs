@@ -462,10 +462,13 @@ impl Inner {
             // It was paused meanwhile: whoever resumes it arms the receive.
             return Feeding::Left;
         }
-        if offer == Offer::Window {
+        if offer == Offer::Window && socket.kind.get() != Kind::Plain {
             socket.starved.set(false);
             self.arm_receive(base);
             return Feeding::Fed;
+        }
+        if socket.kind.get() == Kind::Plain {
+            return self.read_again(base);
         }
         let backlogged = socket.backlogged.get() || self.output_len() != 0;
         if self.input_len() != 0 || backlogged && offer == Offer::ReserveForTheIdle {
@@ -489,6 +492,35 @@ impl Inner {
         let op = socket.push(base, self.token.get(), op);
         socket.receive.set(Some(op));
         Feeding::Fed
+    }
+
+    /// As [`receive_again`](Self::receive_again) for a pipe or a terminal, which can not receive into the window: it reads
+    /// into a slot that the window left, or into the reserved one.
+    fn read_again(self: &Rc<Self>, base: &EventBase) -> Feeding {
+        let socket = &self.socket;
+        if self.input_len() != 0 {
+            return Feeding::Passed;
+        }
+        let slot = base.with_driver(|driver| {
+            let arena = driver.arena();
+            arena.take().or_else(|| arena.take_reserve())
+        });
+        let Some(slot) = slot else {
+            return Feeding::Passed;
+        };
+        let single = socket.max_single_read.get();
+        let Receive::Launch { bytes, .. } = self.gate_receive(base, false, single) else {
+            self.mark_dirty(base);
+            return Feeding::Left;
+        };
+        let op = Op::Read {
+            fd: socket.fd.get(),
+            slot,
+            max_len: bytes,
+        };
+        let op = socket.push(base, self.token.get(), op);
+        socket.receive.set(Some(op));
+        Feeding::Left
     }
 
     fn received(self: &Rc<Self>, base: &EventBase, completion: Completion) {
@@ -550,7 +582,7 @@ impl Inner {
         closing.as_ref().is_some_and(|c| c.drops_input())
     }
 
-    fn quiets(&self) -> bool {
+    pub(super) fn quiets(&self) -> bool {
         let closing = self.closing.borrow();
         closing.as_ref().is_some_and(|c| c.quiets())
     }
@@ -575,8 +607,12 @@ impl Inner {
     }
 
     fn ended(self: &Rc<Self>, base: &EventBase, end: End) {
-        self.socket.at_end.set(true);
+        let eof = matches!(end, End::Eof);
+        self.socket.at_end.set(eof);
         if self.drops_input() {
+            if !eof {
+                self.break_closing(base);
+            }
             return;
         }
         self.unseen(|unseen| unseen.end = Some(end));
@@ -717,6 +753,10 @@ impl Inner {
             let mut core = self.core.borrow_mut();
             core.handle_write_error(Errno::from_raw(errno));
             return;
+        }
+        if base.slots_are_low() {
+            // What the kernel can not take at once would keep a slot for each small message.
+            output.compact_small(base.slot_size() / super::COPY_OUT_FRACTION);
         }
         let Some(most) = self.gate_send(base, output.len().min(most)) else {
             return;

@@ -150,6 +150,7 @@ impl EventBaseBuilder {
             shared: RefCell::default(),
             next_shared: Cell::new(1),
             pid: std::process::id(),
+            slots_low: Cell::new(false),
             slot_size,
         })))
     }

@@ -95,6 +95,7 @@ pub(crate) struct Base {
     shared: RefCell<HashMap<u64, Rc<dyn Any>>>,
     next_shared: Cell<u64>,
     pid: u32,
+    slots_low: Cell<bool>,
     slot_size: usize,
 }
 
@@ -264,6 +265,11 @@ impl EventBase {
     /// all go through the FIFO, which is where the order is kept.
     pub(crate) fn calls_inline(&self) -> bool {
         self.0.fifo.borrow().len() == 1
+    }
+
+    /// Whether fewer than a quarter of the receive slots are left, as of the last refill.
+    pub(crate) fn slots_are_low(&self) -> bool {
+        self.0.slots_low.get()
     }
 
     pub(crate) fn slot_size(&self) -> usize {

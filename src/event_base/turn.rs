@@ -213,7 +213,14 @@ impl EventBase {
     /// Tops the receive window up, and lets readers that ran out of slots try again: each that
     /// waits is served before any is served twice.
     fn serve_starved(&self) {
-        let mut published = self.with_driver(|driver| driver.refill());
+        let mut published = self.with_driver(|driver| {
+            let published = driver.refill();
+            let arena = driver.arena();
+            // A quarter in hand, and what one turn may take before this is looked at again.
+            let low = arena.available() < arena.max_slots() / 4 + 2 * published;
+            self.0.slots_low.set(low);
+            published
+        });
         for reserve in [Offer::ReserveForTheIdle, Offer::ReserveForAny] {
             let waiting = self.0.starved.borrow().len();
             for _ in 0..waiting {

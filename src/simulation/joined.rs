@@ -129,6 +129,11 @@ impl Joined {
         }
     }
 
+    /// Whether somebody freed a bufferevent of its.
+    pub(super) fn is_disturbed(&self) -> bool {
+        self.disturbed.get()
+    }
+
     pub(super) fn free(&self) {
         self.relay.free();
     }
