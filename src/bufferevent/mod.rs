@@ -455,10 +455,11 @@ impl BufferEvent {
             self.0.begin_quieting(&base, done);
             return Ok(());
         };
+        // What the underlying still brings passes the filter at once, when it has all come.
+        self.0.core.borrow_mut().finish_reading();
         let filter = self.clone();
         under.finish_reading_boxed(Box::new(move |_| {
             let _freed = filter.flush(Interest::READ, FlushMode::Flush);
-            filter.0.core.borrow_mut().finish_reading();
             done(&filter);
         }))
     }

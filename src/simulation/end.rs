@@ -399,8 +399,7 @@ impl End {
             return;
         }
         if events.contains(Events::EOF) {
-            let direct = self.socket().is_some() && !self.filtered.get();
-            let told_late = direct && self.quieting.get();
+            let told_late = self.quieting.get();
             assert!(!told_late, "no end is told once reading is over");
             self.eof_told.set(true);
             self.check_books();
