@@ -653,10 +653,8 @@ impl Inner {
             .borrow_mut()
             .handle_input_changed(self.input_len(), base.now());
         if resumed {
-            if let Flavour::Pair(pair) = &self.flavour
-                && let Some(partner) = pair.partner()
-            {
-                partner.mark_dirty(base);
+            if let Flavour::Pair(pair) = &self.flavour {
+                self.pull_pair(base, pair);
             }
             if let Flavour::Filter(filtering) = &self.flavour {
                 self.sync_hold(base, filtering);
