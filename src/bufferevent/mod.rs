@@ -803,6 +803,7 @@ impl Source for Inner {
         if self.freed.get() {
             return;
         }
+        self.core.borrow_mut().handle_deferred();
         self.call(base);
         self.sync(base);
     }
@@ -815,9 +816,17 @@ impl Source for Inner {
         if self.freed.get() || self.closing_timer_fired(base, now) {
             return;
         }
+        // Each direction with a call of its own, if the callbacks are not deferred.
+        if self.core.borrow_mut().handle_read_time(now) {
+            self.run_callbacks(base);
+        }
+        if self.freed.get() {
+            return;
+        }
         let output = self.output_len();
-        let late = self.core.borrow_mut().handle_time(output, now);
-        self.socket.abandon(base, late);
+        if self.core.borrow_mut().handle_write_time(output, now) {
+            self.socket.abandon(base);
+        }
         self.progress_closing(base);
         self.run_callbacks(base);
         self.sync(base);
