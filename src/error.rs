@@ -58,6 +58,9 @@ pub enum Error {
     /// A buffer refused the operation; nothing changed.
     #[error(transparent)]
     Buffer(#[from] crate::evbuffer::BufferError),
+    /// A rate-limit group refused; nothing changed.
+    #[error(transparent)]
+    Group(#[from] crate::rate_limit::GroupError),
     /// The process forked: a child may not use its parent's base.
     #[error("this event base belongs to the process {parent}; make a new base after fork")]
     Forked {

@@ -1,6 +1,7 @@
 //! Accepting connections.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
@@ -133,7 +134,7 @@ struct Inner {
     dirty: Cell<bool>,
     active: Cell<bool>,
     /// Accepted between `pause` and the end of the kernel's accept.
-    held_back: RefCell<Vec<Accepted>>,
+    held_back: RefCell<VecDeque<Accepted>>,
     on_accept: RefCell<Option<AcceptFn>>,
     on_error: RefCell<Option<ErrorFn>>,
 }
@@ -310,7 +311,7 @@ impl Inner {
         base.tally().accepted();
         let accepted = Accepted { fd };
         if self.paused.get() {
-            self.held_back.borrow_mut().push(accepted);
+            self.held_back.borrow_mut().push_back(accepted);
         } else {
             self.hand_over(accepted);
         }
@@ -392,7 +393,7 @@ impl Source for Inner {
     fn start_io(self: Rc<Self>, base: &EventBase) {
         self.dirty.set(false);
         while !self.paused.get() {
-            let held_back = self.held_back.borrow_mut().pop();
+            let held_back = self.held_back.borrow_mut().pop_front();
             let Some(accepted) = held_back else { break };
             self.hand_over(accepted);
         }

@@ -254,6 +254,7 @@ impl Inner {
             return;
         };
         direction.bytes.set(direction.bytes.get() + moved as u64);
+        source.set_backlogged(true);
         self.touch();
         if sink.output().len() > self.options.high && !self.finishing.get() {
             direction.paused.set(true);
@@ -266,12 +267,19 @@ impl Inner {
         self.touch();
         let source = side.other();
         let direction = self.from(source);
+        if self.bev(side).output().is_empty() {
+            self.bev(source).set_backlogged(false);
+        }
         if direction.paused.replace(false) && !direction.done.get() && !self.finishing.get() {
             let _freed = self.bev(source).enable(Interest::READ);
         }
     }
 
     fn event(self: &Rc<Self>, side: RelaySide, events: Events) {
+        if self.finishing.get() {
+            // The flush of what is left tells how it ended.
+            return;
+        }
         if events.contains(Events::ERROR) {
             let end = RelayEnd::Failed {
                 side,
@@ -309,8 +317,7 @@ impl Inner {
         let into = self.from(side.other());
         into.done.set(true);
         self.end.set(Some(end));
-        self.undelivered
-            .set(self.undelivered.get() + self.bev(side).output().len() as u64);
+        // What it has not sent is counted by its close.
         // The other goes on to be read, and dropped: it may have to get rid of that before it takes the rest.
         let _freed = self.bev(side.other()).enable(Interest::READ);
         if let Ok(base) = self.bev(side).base() {
@@ -352,17 +359,22 @@ impl Inner {
             let bev = self.bev(side);
             // The flush, too, ends when no byte moves for the idle time-out.
             let _freed = bev.set_timeouts(None, self.options.idle_timeout);
-            let begun = bev.close_after_flush(deadline, move |end| relay.closed(end));
+            let begun = bev.close_after_flush(deadline, move |end| relay.closed(side, end));
             if begun.is_err() {
-                self.closed(FlushEnd::Flushed);
+                self.closed(side, FlushEnd::Flushed);
             }
         }
     }
 
     /// One of the two is gone.
-    fn closed(&self, end: FlushEnd) {
+    fn closed(&self, side: RelaySide, end: FlushEnd) {
         if let FlushEnd::TimedOut { unsent } | FlushEnd::Failed { unsent } = end {
             self.undelivered.set(self.undelivered.get() + unsent as u64);
+            if unsent != 0 && self.end.get() == Some(RelayEnd::Finished) {
+                // Both streams had ended, but not all of them could be passed on.
+                let errno = self.bev(side).last_error();
+                self.end.set(Some(RelayEnd::Failed { side, errno }));
+            }
         }
         self.open.set(self.open.get().saturating_sub(1));
         if self.open.get() != 0 {

@@ -931,6 +931,53 @@ fn everything_asked_of_a_freed_one_is_an_error() {
 }
 
 #[test]
+fn rule_14_a_file_segment_is_sent_in_order_with_the_rest() {
+    let base = EventBase::new().unwrap();
+    let (bev, mut far) = made(&base);
+    let content: Vec<u8> = (0..1_000_000u32).map(|i| (i % 251) as u8).collect();
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&content).unwrap();
+    bev.write(b"before ").unwrap();
+    bev.output()
+        .with(|output| output.add_file(file, 100, Some(900_000)))
+        .unwrap()
+        .unwrap();
+    bev.write(b" after").unwrap();
+    bev.close_after_flush(None, |end| assert_eq!(end, evring::FlushEnd::Flushed))
+        .unwrap();
+    let reader = std::thread::spawn(move || {
+        let mut got = Vec::new();
+        far.read_to_end(&mut got).unwrap();
+        got
+    });
+    base.run().unwrap();
+    let got = reader.join().unwrap();
+    let wanted = [b"before ", &content[100..900_100], b" after"].concat();
+    assert!(got == wanted, "{} of {}", got.len(), wanted.len());
+}
+
+#[test]
+fn rule_14_a_file_that_became_too_short_is_a_write_error() {
+    let base = EventBase::new().unwrap();
+    let (bev, far) = made(&base);
+    let log = logged(&bev);
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&[7; 1000]).unwrap();
+    let shrinks = file.try_clone().unwrap();
+    bev.disable(Interest::WRITE).unwrap();
+    bev.output()
+        .with(|output| output.add_file(file, 0, None))
+        .unwrap()
+        .unwrap();
+    shrinks.set_len(10).unwrap();
+    bev.enable(Interest::WRITE).unwrap();
+    base.run().unwrap();
+    assert_eq!(taken(&log), ["WRITING|ERROR"]);
+    assert_eq!(bev.output().len(), 1000, "what was not sent is kept");
+    drop(far);
+}
+
+#[test]
 fn rule_08_no_second_call_when_the_callback_disabled_reading() {
     let base = EventBase::new().unwrap();
     let (bev, mut far) = made(&base);

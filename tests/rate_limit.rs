@@ -380,6 +380,34 @@ fn group_outlives_its_handles() {
 }
 
 #[test]
+fn rule_46_a_reconfiguration_wakes_the_bases_of_those_who_wait() {
+    let woken = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&woken);
+    let group = Group::new(&config(100, 100), 1, 0);
+    let port = group.attach(move || {
+        count.fetch_add(1, Ordering::Relaxed);
+    });
+    let mut member = Limiter::new();
+    member.join(&port, 5).expect("open");
+    group.decrement(Direction::Write, 100, 0);
+    let suspended = member.launch(Direction::Write, Demand::ready(10), 0);
+    assert!(matches!(suspended, Launch::Suspended(_)));
+    assert_eq!(port.next_poll(), Some(SECOND));
+
+    let tick = Some(Duration::from_millis(1));
+    let faster = RateLimitConfig::new(100, 100, 100, 100, tick).expect("valid");
+    group.set_config(&faster, 0);
+    assert_eq!(
+        woken.load(Ordering::Relaxed),
+        1,
+        "it would sleep for a second"
+    );
+    let mut resumed = Vec::new();
+    port.poll(0, &mut resumed);
+    assert_eq!((resumed.len(), port.next_poll()), (0, Some(SECOND / 1000)));
+}
+
+#[test]
 fn rule_45_decrements_suspend_and_resume() {
     let mut limiter = Limiter::new();
     assert_eq!(
@@ -428,8 +456,11 @@ fn rule_45_decrements_suspend_and_resume() {
             until_ns: 2 * SECOND
         })
     );
-    assert_eq!(port.next_poll(), Some(2 * SECOND));
-    group.decrement(Direction::Write, -200, 0);
+    // At the next refill: bytes may come back that shorten the wait, but wake nobody yet.
+    assert_eq!(port.next_poll(), Some(SECOND));
+    group.decrement(Direction::Write, -100, 0);
+    assert_eq!(woken.load(Ordering::Relaxed), 0);
+    group.decrement(Direction::Write, -100, 0);
     group.decrement(Direction::Write, -200, 0);
     assert_eq!(
         woken.load(Ordering::Relaxed),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use evring::{Addr, SpinPolicy};
 
+use crate::rates::RateArgs;
 use crate::units::{parse_bytes, parse_seconds};
 
 /// Servers, a proxy and a load generator on io_uring.
@@ -56,6 +57,8 @@ pub struct ProxyArgs {
     /// Give a connection up when the upstream has not answered for this long
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "10")]
     pub connect_timeout: Duration,
+    #[command(flatten)]
+    pub rates: RateArgs,
     #[command(flatten)]
     pub server: ServerArgs,
 }
@@ -156,7 +159,7 @@ where
     use clap::error::ErrorKind::{
         DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion,
     };
-    Cli::try_parse_from(arguments).map_err(|error| {
+    let cli = Cli::try_parse_from(arguments).map_err(|error| {
         let text = error.render().to_string();
         match error.kind() {
             DisplayHelp | DisplayVersion => Stop::Answer(text),
@@ -165,7 +168,14 @@ where
             }
             _ => Stop::Usage(one_line(&text)),
         }
-    })
+    })?;
+    // What clap cannot see: options that do not fit each other.
+    if let Command::Proxy(args) = &cli.command
+        && let Err(why) = args.rates.rates()
+    {
+        return Err(Stop::Usage(why));
+    }
+    Ok(cli)
 }
 
 /// Why parsing ended without a command to run.
@@ -295,6 +305,10 @@ mod tests {
             &["proxy", "--threads", "0"],
             &["proxy", "--high", "1"],
             &["proxy", "--grace", "-1"],
+            &["proxy", "--limit-read", "10X"],
+            &["proxy", "--limit-read", "10MiB:1KiB"],
+            &["proxy", "--group-limit-write", "0"],
+            &["proxy", "--tick", "0"],
             &["echo", "--listne", "127.0.0.1:1"],
             &["load", "--connect", "127.0.0.1:1", "--seconds", "0"],
             &["load", "--connect", "127.0.0.1:1", "--size", "1G"],

@@ -15,6 +15,7 @@ mod live;
 mod load;
 mod pattern;
 mod proxy;
+mod rates;
 mod report;
 mod server;
 mod service;

@@ -21,12 +21,14 @@ use crate::failure::Failure;
 use crate::gate::Pass;
 use crate::limits::Capacity;
 use crate::live::Console;
+use crate::rates::Rates;
 use crate::server::{self, Server, seconds, unless_zero};
 use crate::service::Service;
 use crate::worker::{self, MakeService, Plan, Spawned};
 
 /// Runs the command.
 pub fn run(args: &ProxyArgs) -> Result<(), Failure> {
+    let rates = args.rates.rates().map_err(Failure::line)?;
     let console = Console::new();
     let notices = Notices::new(console.clone());
     let embedded = match args.upstream {
@@ -44,7 +46,7 @@ pub fn run(args: &ProxyArgs) -> Result<(), Failure> {
         // A client, its upstream, and the same seen from an embedded upstream.
         fds_each: if embedded.is_some() { 3 } else { 2 },
         upstream_inside: embedded.is_some(),
-        make: proxy_service(args, upstream.clone(), notices.clone()),
+        make: proxy_service(args, rates, upstream.clone(), notices.clone()),
         notices,
         console,
     };
@@ -86,7 +88,8 @@ fn start_echo(args: &ProxyArgs, notices: Notices) -> Result<Spawned, Failure> {
     worker::spawn("evring-echo", plan, echo::echo_service(None, notices), None)
 }
 
-fn proxy_service(args: &ProxyArgs, upstream: Addr, notices: Notices) -> MakeService {
+fn proxy_service(args: &ProxyArgs, rates: Rates, upstream: Addr, notices: Notices) -> MakeService {
+    let rates = Arc::new(rates);
     let high = args.high;
     let connect_timeout = unless_zero(args.connect_timeout);
     let idle_timeout = unless_zero(args.server.idle_timeout);
@@ -94,6 +97,7 @@ fn proxy_service(args: &ProxyArgs, upstream: Addr, notices: Notices) -> MakeServ
         Rc::new(Proxy {
             base: base.clone(),
             upstream: upstream.clone(),
+            rates: rates.clone(),
             high,
             connect_timeout,
             idle_timeout,
@@ -110,6 +114,7 @@ fn proxy_service(args: &ProxyArgs, upstream: Addr, notices: Notices) -> MakeServ
 struct Proxy {
     base: EventBase,
     upstream: Addr,
+    rates: Arc<Rates>,
     high: usize,
     connect_timeout: Option<Duration>,
     idle_timeout: Option<Duration>,
@@ -150,12 +155,13 @@ impl Proxy {
         };
         let key = self.links.borrow_mut().insert(Link {
             state: State::Connecting {
-                client,
+                client: client.clone(),
                 upstream: upstream.clone(),
             },
             _pass: pass,
         });
-        let started = self.start_connect(key, &upstream);
+        let limited = self.rates.apply(&self.base, &client);
+        let started = limited.and_then(|()| self.start_connect(key, &upstream));
         if started.is_err() {
             self.close(key);
         }

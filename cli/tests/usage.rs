@@ -21,6 +21,9 @@ fn bad_arguments_exit_2_with_one_line() {
         (&["proxy", "--high", "12"], "--high"),
         (&["proxy", "--grace", "-3"], "-3"),
         (&["proxy", "--spin=sometimes"], "sometimes"),
+        (&["proxy", "--limit-read", "1MB:1KB"], "--limit-read"),
+        (&["proxy", "--group-limit-write", "fast"], "fast"),
+        (&["proxy", "--tick", "0"], "--tick"),
         (&["proxy", "--warp"], "--warp"),
         (
             &["load", "--connect", "127.0.0.1:1", "--size", "0"],

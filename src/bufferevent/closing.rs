@@ -77,7 +77,10 @@ impl Inner {
             .closing
             .replace(Some(Box::new(Closing::Quieting(done))));
         drop(previous);
-        self.core.borrow_mut().disable(Interest::READ);
+        let mut core = self.core.borrow_mut();
+        core.disable(Interest::READ);
+        core.forget_eof();
+        drop(core);
         self.show_unseen(base);
         self.socket.stop_receive(base);
         self.mark_dirty(base);

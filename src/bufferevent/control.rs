@@ -67,7 +67,7 @@ impl BufferEvent {
         self.0.change_fd(&base, fd, self.0.closes())
     }
 
-    /// Moves it to another base (`bufferevent_base_set`).
+    /// Moves it to another base (`bufferevent_base_set`). It stays in its rate-limit group.
     ///
     /// # Errors
     /// [`Error::Invalid`], and no change, for pairs and filters, or while anything is in flight: disable it and let the loop
@@ -90,11 +90,13 @@ impl BufferEvent {
         if Rc::ptr_eq(&old.0, &base.0) {
             return Ok(());
         }
+        let port = inner.port_on(base)?;
         old.set_active(&inner.active, false);
         old.remove_source(inner.token.get());
         *inner.base.borrow_mut() = base.downgrade();
         inner.armed.set(u64::MAX);
         inner.token.set(base.add_source(inner.clone()));
+        inner.move_limits(port);
         inner.priority.set(base.priorities() / 2);
         inner.mark_dirty(base);
         inner.sync(base);
@@ -192,6 +194,7 @@ impl Inner {
             });
         }
         let link = if fd.is_some() { Link::Up } else { Link::Absent };
+        self.forget_grants(base);
         self.socket
             .change_fd(base, fd.map(IntoRawFd::into_raw_fd), close_old);
         let mut core = self.core.borrow_mut();

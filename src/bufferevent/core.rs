@@ -84,6 +84,8 @@ pub(super) struct Core {
     held: bool,
     /// WRITE was enabled by a call and the write callback for it is still owed.
     write_owed: bool,
+    /// Directions that a rate limit holds up.
+    suspended: Interest,
 }
 
 impl Core {
@@ -101,6 +103,7 @@ impl Core {
             full: false,
             held: false,
             write_owed: false,
+            suspended: Interest::empty(),
         }
     }
 
@@ -161,6 +164,13 @@ impl Core {
 
     pub(super) fn has_pending(&self) -> bool {
         self.pending.read || self.pending.write || !self.pending.events.is_empty()
+    }
+
+    /// The end of the stream is not to be told any more, should it be due.
+    pub(super) fn forget_eof(&mut self) {
+        if self.pending.events.contains(Events::EOF) {
+            self.pending.events.remove(Events::READING | Events::EOF);
+        }
     }
 
     pub(super) fn clear_pending(&mut self) {
@@ -300,6 +310,22 @@ impl Core {
         }
     }
 
+    /// A rate limit holds directions up, or no longer does, which restarts their time-outs.
+    pub(super) fn suspend(&mut self, interest: Interest, suspended: bool, now: u64) {
+        let resumed = if suspended {
+            Interest::empty()
+        } else {
+            self.suspended & interest
+        };
+        self.suspended.set(interest, suspended);
+        if resumed.contains(Interest::READ) {
+            self.rd.since = now;
+        }
+        if resumed.contains(Interest::WRITE) {
+            self.wr.since = now;
+        }
+    }
+
     /// A filter above takes no more, or does again; says whether reading resumes with it.
     pub(super) fn hold_read(&mut self, hold: bool) -> bool {
         let resumed = self.held && !hold;
@@ -376,7 +402,10 @@ impl Core {
         self.link = link;
         self.rd.since = now;
         self.wr.since = now;
-        self.fin = Fin::Open;
+        if self.fin == Fin::Sent {
+            // That was another connection. One that is wanted, but not sent yet, is for this one.
+            self.fin = Fin::Open;
+        }
     }
 
     pub(super) fn link(&self) -> Link {
@@ -415,13 +444,19 @@ impl Core {
     }
 
     fn reads_timed(&self) -> bool {
-        self.rd.timeout != 0 && self.enabled.contains(Interest::READ) && !self.full && !self.held
+        self.rd.timeout != 0
+            && self.enabled.contains(Interest::READ)
+            && !self.full
+            && !self.held
+            && !self.suspended.contains(Interest::READ)
     }
 
     fn writes_timed(&self, output: usize) -> bool {
         self.wr.timeout != 0
             && (self.link == Link::Connecting
-                || (self.enabled.contains(Interest::WRITE) && (output != 0 || self.write_owed)))
+                || (self.enabled.contains(Interest::WRITE)
+                    && !self.suspended.contains(Interest::WRITE)
+                    && (output != 0 || self.write_owed)))
     }
 
     fn fail(&mut self, events: Events, errno: Errno) {

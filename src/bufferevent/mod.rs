@@ -11,6 +11,8 @@ mod closing;
 mod control;
 mod core;
 mod filter;
+mod gate;
+mod limits;
 mod pair;
 mod remote;
 mod socket;
@@ -27,12 +29,14 @@ use crate::addr::Addr;
 use crate::driver::Completion;
 use crate::error::Error;
 use crate::evbuffer::EvBuffer;
-use crate::event_base::source::Source;
+use crate::event_base::source::{Feeding, Offer, Source};
 use crate::event_base::{Base, EventBase, Interest};
+use crate::rate_limit::Direction;
 use crate::sys::Errno;
 use closing::Closing;
 use core::{Core, Fin, Link};
 use filter::Filtering;
+use gate::Limits;
 use pair::Pair;
 use socket::Socket;
 
@@ -90,6 +94,7 @@ pub(crate) struct Inner {
     /// Without a descriptor for the flavours that never have one.
     socket: Socket,
     closing: RefCell<Option<Box<Closing>>>,
+    limits: RefCell<Option<Box<Limits>>>,
     /// The earliest entry that the base's timer heap has for it; `u64::MAX`: none.
     armed: Cell<u64>,
     /// In the callback FIFO.
@@ -130,6 +135,13 @@ impl BufferEvent {
     pub fn socket(base: &EventBase, fd: Option<OwnedFd>, options: Options) -> Result<Self, Error> {
         check_options(options)?;
         Ok(BufferEvent(Inner::new(base, options, Flavour::Socket, fd)))
+    }
+
+    /// [`socket`](Self::socket) over a descriptor of a driver that is not the kernel.
+    #[cfg(test)]
+    pub(crate) fn simulated(base: &EventBase, fd: i32, family: i32, options: Options) -> Self {
+        let socket = Socket::simulated(fd, family);
+        BufferEvent(Inner::over(base, options, Flavour::Socket, socket))
     }
 
     /// Begins to connect to `addr` (`bufferevent_socket_connect`). A socket is made if there is
@@ -443,6 +455,11 @@ impl BufferEvent {
         }))
     }
 
+    /// Says that what it received is still waiting to be sent somewhere: it gets no slot out of turn.
+    pub(crate) fn set_backlogged(&self, backlogged: bool) {
+        self.0.socket.set_backlogged(backlogged);
+    }
+
     /// Bounds what one receive brings before it is armed again, and so what arrives in spite of a pause, in
     /// bytes; 0: no bound but the receive window.
     pub(crate) fn set_receive_bound(&self, bytes: usize) {
@@ -538,14 +555,13 @@ fn check_options(options: Options) -> Result<(), Error> {
 
 impl Inner {
     /// A new one, registered with its base.
-    fn new(
-        base: &EventBase,
-        mut options: Options,
-        flavour: Flavour,
-        fd: Option<OwnedFd>,
-    ) -> Rc<Self> {
+    fn new(base: &EventBase, options: Options, flavour: Flavour, fd: Option<OwnedFd>) -> Rc<Self> {
+        Inner::over(base, options, flavour, Socket::new(fd))
+    }
+
+    fn over(base: &EventBase, mut options: Options, flavour: Flavour, socket: Socket) -> Rc<Self> {
         let link = match flavour {
-            Flavour::Socket if fd.is_none() => Link::Absent,
+            Flavour::Socket if socket.fd().is_none() => Link::Absent,
             _ => Link::Up,
         };
         if matches!(flavour, Flavour::Pair(_)) {
@@ -559,8 +575,9 @@ impl Inner {
             output: RefCell::new(EvBuffer::new()),
             handler: RefCell::new(None),
             flavour,
-            socket: Socket::new(fd),
+            socket,
             closing: RefCell::new(None),
+            limits: RefCell::new(None),
             armed: Cell::new(u64::MAX),
             queued: Cell::new(false),
             dirty: Cell::new(false),
@@ -599,7 +616,9 @@ impl Inner {
     /// The user may not append to the input, nor drain the output.
     fn freeze(&self) {
         self.input.borrow_mut().freeze_end();
-        self.output.borrow_mut().freeze_start();
+        let mut output = self.output.borrow_mut();
+        output.freeze_start();
+        output.bind();
     }
 
     /// Appends to the output by way of `f`, and has it sent.
@@ -692,9 +711,10 @@ impl Inner {
         if self.freed.get() {
             return;
         }
+        let limited_until = self.sync_limits(base);
         let core = self.core.borrow();
         let output = self.output_len();
-        let mut deadline = core.deadline(output).unwrap_or(u64::MAX);
+        let mut deadline = core.deadline(output).unwrap_or(u64::MAX).min(limited_until);
         let socket = matches!(self.flavour, Flavour::Socket);
         // Pairs and filters wait for nothing outside of the process: what can move has moved.
         let mut active = deadline != u64::MAX
@@ -737,6 +757,7 @@ impl Inner {
             }
         }
         self.socket.cancel_all(base);
+        self.drop_limits();
         self.finish_if_drained(base);
         match &self.flavour {
             Flavour::Socket => {}
@@ -816,6 +837,7 @@ impl Source for Inner {
         if self.freed.get() || self.closing_timer_fired(base, now) {
             return;
         }
+        self.expire_limits(base, now);
         // Each direction with a call of its own, if the callbacks are not deferred.
         if self.core.borrow_mut().handle_read_time(now) {
             self.run_callbacks(base);
@@ -832,12 +854,22 @@ impl Source for Inner {
         self.sync(base);
     }
 
-    fn slots_came_back(self: Rc<Self>, base: &EventBase, reserve: bool) -> bool {
-        let served = self.freed.get() || self.receive_again(base, reserve);
-        if served {
+    fn budget_came_back(self: Rc<Self>, base: &EventBase, direction: Direction) {
+        if !self.freed.get() {
+            self.reopen(base, direction);
+        }
+    }
+
+    fn slots_came_back(self: Rc<Self>, base: &EventBase, offer: Offer) -> Feeding {
+        let feeding = if self.freed.get() {
+            Feeding::Left
+        } else {
+            self.receive_again(base, offer)
+        };
+        if matches!(feeding, Feeding::Fed | Feeding::Left) {
             self.socket.fed();
         }
-        served
+        feeding
     }
 
     fn priority(&self) -> usize {
@@ -854,6 +886,7 @@ impl Source for Inner {
             }
         }
         self.socket.forget_unseen();
+        self.drop_limits();
         drop((handler, closing));
         self.socket.take_fd().filter(|_| self.closes())
     }

@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use super::Inner;
 use super::core::{Fin, Link};
+use super::gate::Receive;
 use crate::addr::Addr;
 use crate::arena::Piece;
 use crate::driver::{Completion, Op, OpId, Pieces};
 use crate::error::Error;
 use crate::evbuffer::EvBuffer;
 use crate::event_base::EventBase;
+use crate::event_base::source::{Feeding, Offer};
 use crate::sys::{self, Errno};
 
 /// The most pieces that one send gathers. Linux takes 1,024; past 64 the gain is gone.
@@ -26,6 +28,9 @@ const SEND_BYTES: usize = 1 << 20;
 /// The same while a write time-out is set: a send that waits for all hides its progress, and the
 /// timer must see some.
 const TIMED_SEND_BYTES: usize = 256 << 10;
+
+/// How much of a file range is read ahead of a send.
+const FILE_READ_BYTES: usize = 256 << 10;
 
 /// Between keep-alive probes that are not answered, and how many: Linux' own count, but a minute and a half
 /// instead of eleven.
@@ -98,6 +103,8 @@ pub(super) struct Socket {
     unseen: RefCell<Option<Box<Unseen>>>,
     /// The cancellation of the receive was asked for.
     stopping: Cell<bool>,
+    /// The receive is only a poll: a limit asks to wait until there is something to read.
+    polling: Cell<bool>,
     /// See `set_receive_bound`.
     receive_bound: Cell<u32>,
     /// 0: the default.
@@ -105,6 +112,10 @@ pub(super) struct Socket {
     max_single_write: Cell<u32>,
     /// In the base's line for receive slots.
     starved: Cell<bool>,
+    /// See `disown_send`.
+    send_disowned: Cell<bool>,
+    /// What it received waits in somebody else's output.
+    backlogged: Cell<bool>,
     kind: Cell<Kind>,
     /// `connect` made the socket.
     made_here: Cell<bool>,
@@ -117,8 +128,22 @@ impl Socket {
         let kind = fd
             .as_ref()
             .map_or(Kind::Inet, |fd| Kind::of(fd.as_raw_fd()));
+        Self::over(fd.map_or(-1, IntoRawFd::into_raw_fd), kind)
+    }
+
+    /// Over a descriptor that the kernel knows nothing of; family 0 stands for a pipe.
+    #[cfg(test)]
+    pub(super) fn simulated(fd: i32, family: i32) -> Self {
+        let kind = match family {
+            libc::AF_UNSPEC => Kind::Plain,
+            _ => Kind::of_family(family),
+        };
+        Self::over(fd, kind)
+    }
+
+    fn over(fd: i32, kind: Kind) -> Self {
         Socket {
-            fd: Cell::new(fd.map_or(-1, IntoRawFd::into_raw_fd)),
+            fd: Cell::new(fd),
             receive: Cell::new(None),
             send: Cell::new(None),
             connect: Cell::new(None),
@@ -127,10 +152,13 @@ impl Socket {
             retired: RefCell::default(),
             unseen: RefCell::default(),
             stopping: Cell::new(false),
+            polling: Cell::new(false),
             receive_bound: Cell::new(0),
             max_single_read: Cell::new(0),
             max_single_write: Cell::new(0),
             starved: Cell::new(false),
+            send_disowned: Cell::new(false),
+            backlogged: Cell::new(false),
             kind: Cell::new(kind),
             made_here: Cell::new(false),
             at_end: Cell::new(false),
@@ -213,6 +241,7 @@ impl Socket {
                 base.cancel(op);
             }
         }
+        self.polling.set(false);
         self.forget_unseen();
     }
 
@@ -286,6 +315,19 @@ impl Socket {
         }
     }
 
+    /// The user took the bytes of the send under way out of the output: its completion drains none.
+    pub(super) fn disown_send(&self) {
+        self.send_disowned.set(self.send.get().is_some());
+    }
+
+    pub(super) fn set_backlogged(&self, backlogged: bool) {
+        self.backlogged.set(backlogged);
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.get()
+    }
+
     pub(super) fn receiving(&self) -> bool {
         self.receive.get().is_some()
     }
@@ -317,10 +359,17 @@ impl Inner {
         let socket = &self.socket;
         let link = self.core.borrow().link();
         match (link, socket.fd()) {
-            (Link::Connecting, _) | (Link::Up, Some(_)) if socket.connect.get().is_some() => {
+            (Link::Connecting, _) => {
                 return Err(Error::Invalid {
                     what: "connect",
                     why: "a connect is under way; wait for its event or free the bufferevent",
+                });
+            }
+            // An adopted socket may be connected or not: it knows.
+            (Link::Up, Some(fd)) if sys::net::peer_addr(fd).is_ok() => {
+                return Err(Error::Invalid {
+                    what: "connect",
+                    why: "it is connected; give it another descriptor or make another bufferevent",
                 });
             }
             (Link::Failed, Some(fd)) if socket.made_here.get() => {
@@ -378,7 +427,10 @@ impl Inner {
     ) {
         match role {
             Role::Receive => self.received(base, completion),
-            Role::Send => self.sent(base, completion.result),
+            Role::Send => {
+                self.settle_send(base, &completion);
+                self.sent(base, completion.result);
+            }
             Role::Connect => self.connected(base, completion.result),
             Role::Stray => self.socket.close_retired(base),
         }
@@ -395,34 +447,45 @@ impl Inner {
         drop(core);
         self.begin_send(base);
         self.end_direction(base);
+        self.withdraw_paused_receive(base);
         self.arm_receive(base);
     }
 
-    /// The base has slots again, or offers the reserved one: receive. False when there is no reserved one to
-    /// be had.
-    pub(super) fn receive_again(self: &Rc<Self>, base: &EventBase, reserve: bool) -> bool {
+    /// The base has slots again, or offers the reserved one: receive. Whoever keeps what it received does not get
+    /// the reserved one: it would keep it, too.
+    pub(super) fn receive_again(self: &Rc<Self>, base: &EventBase, offer: Offer) -> Feeding {
         let socket = &self.socket;
         if socket.receive.get().is_some() || !self.wants_receive() {
             // It was paused meanwhile: whoever resumes it arms the receive.
-            return true;
+            return Feeding::Left;
         }
-        if !reserve {
+        if offer == Offer::Window {
             socket.starved.set(false);
             self.arm_receive(base);
-            return true;
+            return Feeding::Fed;
+        }
+        let backlogged = socket.backlogged.get() || self.output_len() != 0;
+        if self.input_len() != 0 || backlogged && offer == Offer::ReserveForTheIdle {
+            return Feeding::Passed;
         }
         let Some(slot) = base.with_driver(|driver| driver.arena().take_reserve()) else {
-            return false;
+            return Feeding::Dry;
+        };
+        let single = socket.max_single_read.get();
+        let Receive::Launch { bytes, .. } = self.gate_receive(base, false, single) else {
+            // Held up by a limit rather than by memory: whoever lifts that arms the receive.
+            self.mark_dirty(base);
+            return Feeding::Left;
         };
         let op = Op::RecvSlot {
             fd: socket.fd.get(),
             slot,
-            max_len: socket.max_single_read.get(),
+            max_len: bytes,
             poll_first: false,
         };
         let op = socket.push(base, self.token.get(), op);
         socket.receive.set(Some(op));
-        true
+        Feeding::Fed
     }
 
     fn received(self: &Rc<Self>, base: &EventBase, completion: Completion) {
@@ -430,6 +493,10 @@ impl Inner {
         if !completion.more {
             self.mark_dirty(base);
         }
+        if socket.polling.take() {
+            return self.polled(completion.result.is_ok());
+        }
+        self.settle_receive(base, &completion);
         match (completion.result, completion.buffer) {
             (Ok(n), Some(piece)) if n != 0 => self.take_in(base, piece),
             (Ok(_), _) => self.ended(base, End::Eof),
@@ -553,10 +620,15 @@ impl Inner {
         }
     }
 
-    fn wants_receive(&self) -> bool {
-        // One that closes reads and drops until the end: its peer may need to be read from before it reads.
-        self.drops_input() && !self.socket.at_end.get() && self.core.borrow().link() == Link::Up
-            || self.core.borrow().wants_read() && self.socket.unseen.borrow().is_none()
+    pub(super) fn wants_receive(&self) -> bool {
+        let core = self.core.borrow();
+        match self.closing.borrow().as_deref() {
+            None => core.wants_read() && self.socket.unseen.borrow().is_none(),
+            // Whatever is enabled meanwhile: it has finished reading.
+            Some(closing) if closing.quiets() => false,
+            // It reads and drops until the end: its peer may need to be read from before it reads.
+            Some(_) => !self.socket.at_end.get() && core.link() == Link::Up,
+        }
     }
 
     fn arm_receive(self: &Rc<Self>, base: &EventBase) {
@@ -566,32 +638,51 @@ impl Inner {
             return;
         }
         let room = self.core.borrow().room(self.input_len());
-        let arm_limit = match (u32::try_from(room), socket.receive_bound.get()) {
+        let multishot = socket.kind.get() == Kind::Inet;
+        let bound = match (u32::try_from(room), socket.receive_bound.get()) {
+            _ if socket.kind.get() == Kind::Plain => socket.max_single_read.get(),
             (Ok(room), 0) => room,
             (Ok(room), bound) => room.min(bound),
             (Err(_no_mark), bound) => bound,
         };
-        let op = if socket.kind.get() == Kind::Plain {
-            let Some(slot) = base.with_driver(|driver| driver.arena().take()) else {
-                socket.starved.set(true);
-                base.wait_for_slots(self.clone());
-                return;
-            };
-            Op::Read {
-                fd,
-                slot,
-                max_len: socket.max_single_read.get(),
+        let op = match self.gate_receive(base, multishot, bound) {
+            Receive::Wait => return,
+            Receive::AwaitReadable => {
+                socket.polling.set(true);
+                Op::Poll {
+                    fd,
+                    events: libc::POLLIN as u32,
+                    multishot: false,
+                }
             }
-        } else {
-            Op::Recv {
-                fd,
-                multishot: socket.kind.get() == Kind::Inet,
-                max_len: socket.max_single_read.get(),
-                poll_first: true,
-                arm_limit,
+            Receive::Launch { bytes, .. } if socket.kind.get() == Kind::Plain => {
+                let Some(slot) = base.with_driver(|driver| driver.arena().take()) else {
+                    self.return_receive(base);
+                    socket.starved.set(true);
+                    base.wait_for_slots(self.clone());
+                    return;
+                };
+                Op::Read {
+                    fd,
+                    slot,
+                    max_len: bytes,
+                }
             }
+            Receive::Launch {
+                multishot,
+                bytes,
+                poll_first,
+            } => Op::Recv {
+                fd,
+                multishot,
+                max_len: socket.max_single_read.get(),
+                poll_first,
+                arm_limit: bytes,
+            },
         };
-        base.tally().receive_armed();
+        if !socket.polling.get() {
+            base.tally().receive_armed();
+        }
         let op = socket.push(base, self.token.get(), op);
         socket.receive.set(Some(op));
         socket.stopping.set(false);
@@ -604,7 +695,7 @@ impl Inner {
         if socket.send.get().is_some() {
             return;
         }
-        let Ok(output) = self.output.try_borrow() else {
+        let Ok(mut output) = self.output.try_borrow_mut() else {
             return;
         };
         let core = self.core.borrow();
@@ -616,6 +707,16 @@ impl Inner {
             0 if timed => TIMED_SEND_BYTES,
             0 => SEND_BYTES,
             set => set as usize,
+        };
+        drop(core);
+        if let Err(error) = output.load(most.min(FILE_READ_BYTES)) {
+            let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            let mut core = self.core.borrow_mut();
+            core.handle_write_error(Errno::from_raw(errno));
+            return;
+        }
+        let Some(most) = self.gate_send(base, output.len().min(most)) else {
+            return;
         };
         let pieces = base.with_driver(|driver| {
             let mut pieces = driver.take_pieces();
@@ -631,7 +732,6 @@ impl Inner {
                 }
             }
         });
-        drop(core);
         drop(output);
         let op = if socket.kind.get() == Kind::Plain {
             Op::Write { fd, pieces }
@@ -648,11 +748,14 @@ impl Inner {
     }
 
     fn sent(self: &Rc<Self>, base: &EventBase, result: Result<u32, Errno>) {
+        let disowned = self.socket.send_disowned.take();
         match result {
             Ok(n) => {
                 base.tally().sent(n as usize);
                 let mut output = self.output.borrow_mut();
-                output.drain_front(n as usize);
+                if !disowned {
+                    output.drain_front(n as usize);
+                }
                 self.core.borrow_mut().handle_sent(output.len(), base.now());
             }
             Err(errno) => match errno.raw() {

@@ -61,10 +61,21 @@ impl<'a> BufferView<'a> {
         let using = base.using_buffer();
         let result = f(&mut buffer);
         drop(using);
+        if inner.freed.get() {
+            // `f` freed it, while the buffer was in use: what is left in it goes now.
+            let _dropped = std::mem::take(&mut *buffer);
+        }
         let after = buffer.len();
         match self.side {
             Side::Input => buffer.freeze_end(),
-            Side::Output => buffer.freeze_start(),
+            Side::Output => {
+                if !buffer.is_bound() {
+                    // `f` put another buffer in its place: what is under way went with the old one.
+                    buffer.bind();
+                    inner.socket.disown_send();
+                }
+                buffer.freeze_start();
+            }
         }
         drop(buffer);
         if inner.freed.get() || before == after {

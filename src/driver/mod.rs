@@ -15,6 +15,8 @@ use crate::ring::{Caps, RingCounters};
 pub(crate) use crate::ring::{Completion, Op, OpId, Pieces, Wait};
 use crate::sys::Errno;
 
+#[cfg(test)]
+pub(crate) mod sim;
 pub(crate) mod uring;
 
 /// A backend. One per event base, used by one thread.

@@ -47,6 +47,8 @@ use seg::Seg;
 const FROZEN_START: u8 = 1;
 /// Nothing may be appended.
 const FROZEN_END: u8 = 2;
+/// It is the buffer of a bufferevent, and not one that the user put in its place.
+const BOUND: u8 = 0x80;
 /// There may be file ranges in the chain.
 const FILES: u8 = 4;
 /// There are callbacks.

@@ -1,7 +1,7 @@
 //! What a buffer's owner may do when it is frozen to everyone else: a bufferevent drains its output,
 //! appends to its input, and lends pieces to the kernel.
 
-use super::{EvBuffer, FILES, Seg, append_chain, count_copy, spare};
+use super::{BOUND, EvBuffer, FILES, Seg, append_chain, count_copy, spare};
 use crate::arena::{Chain, Piece};
 
 impl EvBuffer {
@@ -11,10 +11,19 @@ impl EvBuffer {
         self.drain_front(usize::MAX);
     }
 
+    /// Marks the buffer as a bufferevent's own.
+    pub(crate) fn bind(&mut self) {
+        self.flags |= BOUND;
+    }
+
+    /// Whether it is the one that was bound, rather than another in its place.
+    pub(crate) fn is_bound(&self) -> bool {
+        self.flags & BOUND != 0
+    }
+
     /// Clones pieces from the front for a send: at most `max_bytes` and `max_pieces`, up to the
     /// first file range. Appends them to `out`; returns their bytes. When it returns 0 and the buffer
     /// is not empty, a file range is first: [`EvBuffer::load`] as much as is to be sent.
-    #[allow(dead_code, reason = "for drivers")]
     pub(crate) fn gather(
         &self,
         max_bytes: usize,

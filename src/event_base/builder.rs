@@ -146,6 +146,7 @@ impl EventBaseBuilder {
             tally: Default::default(),
             turn_hook: RefCell::new(None),
             remote: RefCell::new(None),
+            groups: Default::default(),
             shared: RefCell::default(),
             next_shared: Cell::new(1),
             pid: std::process::id(),

@@ -23,6 +23,7 @@ use slab::Slab;
 mod builder;
 mod counters;
 mod fd_event;
+pub(crate) mod groups;
 mod remote;
 mod signal;
 pub(crate) mod source;
@@ -48,7 +49,8 @@ use turn::TurnHook;
 /// A loop with its ring, its arena and everything that lives on it (`struct event_base`).
 ///
 /// A cheap handle: clones stand for the same base. The base ends when the last clone is gone;
-/// everything on it is then freed, whatever handles to it are left.
+/// everything on it is then freed, whatever handles to it are left. A closure that lives on the base and owns a clone
+/// of it keeps it alive: closures get at their base through the handle they are called with.
 ///
 /// ```
 /// use evring::EventBase;
@@ -88,6 +90,7 @@ pub(crate) struct Base {
     tally: counters::Tally,
     turn_hook: RefCell<Option<TurnHook>>,
     remote: RefCell<Option<Rc<remote::Inbox>>>,
+    groups: groups::Groups,
     /// What remotes address by number.
     shared: RefCell<HashMap<u64, Rc<dyn Any>>>,
     next_shared: Cell<u64>,
@@ -381,6 +384,7 @@ impl Drop for Base {
         self.fifo.get_mut().clear();
         self.dirty.get_mut().clear();
         self.starved.get_mut().clear();
+        self.groups.clear();
         // The sources go last: some own a descriptor that an operation still names (I6).
         driver.end(&close);
         drop(sources);

@@ -4,6 +4,31 @@ use std::rc::Rc;
 
 use super::EventBase;
 use crate::driver::Completion;
+use crate::rate_limit::Direction;
+
+/// What a reader in the line for slots is offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Offer {
+    /// There are slots in the window again.
+    Window,
+    /// The reserved slot, if it holds nothing at all: it will come back the soonest.
+    ReserveForTheIdle,
+    /// The reserved slot, if it has taken what it received out of its input.
+    ReserveForAny,
+}
+
+/// What became of a reader that was offered a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Feeding {
+    /// It leaves the line, and receives.
+    Fed,
+    /// It leaves the line without a slot: it does not want one any more.
+    Left,
+    /// The reserved slot is not for one that sits on what it received: it waits on.
+    Passed,
+    /// The reserved slot is out.
+    Dry,
+}
 
 /// Something that has operations, timers or callbacks on an event base: a bufferevent, a
 /// listener, a timer, a signal.
@@ -25,11 +50,13 @@ pub(crate) trait Source {
     /// re-armed lazily): the source decides.
     fn timer_fired(self: Rc<Self>, _base: &EventBase) {}
 
-    /// It waited for receive slots ([`EventBase::wait_for_slots`]) and there are some now.
-    /// Says whether it took its chance.
-    fn slots_came_back(self: Rc<Self>, _base: &EventBase, _reserve: bool) -> bool {
-        false
+    /// It waited for receive slots ([`EventBase::wait_for_slots`]) and is offered one now.
+    fn slots_came_back(self: Rc<Self>, _base: &EventBase, _offer: Offer) -> Feeding {
+        Feeding::Left
     }
+
+    /// A rate limit that held one of its directions up lets go of it.
+    fn budget_came_back(self: Rc<Self>, _base: &EventBase, _direction: Direction) {}
 
     /// The base ends: let go of callbacks and buffers. The descriptor to close once nothing is
     /// in flight any more is the answer.

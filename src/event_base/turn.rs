@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bitflags::bitflags;
 
+use super::source::{Feeding, Offer};
 use super::{Base, EventBase, SpinPolicy};
 use crate::driver::Wait;
 use crate::error::Error;
@@ -144,6 +145,7 @@ impl EventBase {
     /// One turn. False when nothing is left to wait for.
     fn turn(&self, flags: RunFlags) -> Result<bool, Error> {
         let base = &*self.0;
+        self.resume_suspended();
         self.start_dirty();
         self.serve_starved();
         if self.is_idle() && !flags.contains(RunFlags::NO_EXIT_ON_EMPTY) {
@@ -212,19 +214,27 @@ impl EventBase {
     /// waits is served before any is served twice.
     fn serve_starved(&self) {
         let mut published = self.with_driver(|driver| driver.refill());
-        let waiting = self.0.starved.borrow().len();
-        for _ in 0..waiting {
-            let reserve = published == 0;
-            let Some(source) = self.0.starved.borrow_mut().pop_front() else {
-                return;
-            };
-            let served = Rc::clone(&source).slots_came_back(self, reserve);
-            if !served {
-                // The one reserved slot is out: everybody waits on.
-                self.0.starved.borrow_mut().push_front(source);
-                return;
+        for reserve in [Offer::ReserveForTheIdle, Offer::ReserveForAny] {
+            let waiting = self.0.starved.borrow().len();
+            for _ in 0..waiting {
+                let offer = if published == 0 {
+                    reserve
+                } else {
+                    Offer::Window
+                };
+                let Some(source) = self.0.starved.borrow_mut().pop_front() else {
+                    return;
+                };
+                match Rc::clone(&source).slots_came_back(self, offer) {
+                    Feeding::Fed => published = published.saturating_sub(1),
+                    Feeding::Left => {}
+                    Feeding::Passed => self.0.starved.borrow_mut().push_back(source),
+                    Feeding::Dry => {
+                        self.0.starved.borrow_mut().push_front(source);
+                        return;
+                    }
+                }
             }
-            published = published.saturating_sub(1);
         }
     }
 
@@ -239,6 +249,7 @@ impl EventBase {
     fn how_long(&self, flags: RunFlags) -> Wait {
         let base = &*self.0;
         let work = !base.dirty.borrow().is_empty()
+            || base.groups.has_resumed()
             || base.fifo.borrow().iter().any(|queue| !queue.is_empty());
         if work || flags.contains(RunFlags::NONBLOCK) || base.stop.get() != Stop::No {
             return Wait::Poll;
@@ -258,7 +269,8 @@ impl EventBase {
             .borrow()
             .next()
             .unwrap_or(u64::MAX)
-            .min(base.stop_at.get());
+            .min(base.stop_at.get())
+            .min(base.groups.next_poll());
         if deadline == u64::MAX {
             return Wait::Until(None);
         }

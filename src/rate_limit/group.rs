@@ -227,6 +227,11 @@ impl Group {
         self.shared.write.reset_moved();
     }
 
+    /// What tells groups apart while they live.
+    pub(crate) fn id(&self) -> usize {
+        Arc::as_ptr(&self.shared).addr()
+    }
+
     /// How many members the group has.
     pub fn members(&self) -> usize {
         self.shared.admin().members
@@ -255,6 +260,15 @@ impl Group {
         self.shared.write.close();
     }
 }
+
+impl PartialEq for Group {
+    /// Whether both handles mean the same group.
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+}
+
+impl Eq for Group {}
 
 impl Port {
     /// Adds to `resumed` the members of this port that waited and may go on, and refills the
@@ -285,6 +299,13 @@ impl Port {
         .into_iter()
         .flatten()
         .min()
+    }
+
+    /// Whether some member of this port waits, or was resumed and is not polled yet. Until one is
+    /// suspended again, a port that expects nothing need not be polled.
+    pub fn expects(&self) -> bool {
+        let id = self.port.id();
+        self.shared.read.expects(id) || self.shared.write.expects(id)
     }
 
     /// The group that this port belongs to.

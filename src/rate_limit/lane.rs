@@ -464,6 +464,10 @@ impl Lane {
             .change_level(|level| level.saturating_add(owed).min(cap));
         self.publish(&cold);
         self.serve(&mut cold, &mut wakes);
+        // The others, too: their bases sleep until a moment that the old limits named.
+        for port in cold.waiters.waiting_ports() {
+            wakes.add(&cold.ports, port);
+        }
         wakes
     }
 
@@ -504,7 +508,16 @@ impl Lane {
         wakes.send(Some(port));
     }
 
-    /// When members of `port` that wait may go on; `None` if none waits.
+    /// Whether there is, or will be, something to poll for `port`.
+    pub(crate) fn expects(&self, port: usize) -> bool {
+        // Under the lock: a share is given before the base is woken for it.
+        self.lock().waiters.port_expects(port)
+    }
+
+    /// When to look after members of `port` that wait; `None` if none waits.
+    ///
+    /// At the next refill, even where more than one is missing: what comes back meanwhile, without
+    /// making up for all of it, wakes nobody.
     pub(crate) fn next_poll(&self, port: usize) -> Option<u64> {
         if !self.has_waiting() {
             return None;
@@ -512,7 +525,7 @@ impl Lane {
         let cold = self.lock();
         cold.waiters
             .port_waits(port)
-            .then(|| self.resumes_at(&cold))
+            .then(|| cold.position.next_ns())
     }
 }
 

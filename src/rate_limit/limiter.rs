@@ -176,6 +176,10 @@ impl Limiter {
         self.member = None;
     }
 
+    pub(crate) fn is_member(&self) -> bool {
+        self.member.is_some()
+    }
+
     /// The group it is in.
     pub fn group(&self) -> Option<Group> {
         self.member.as_ref().map(Member::group)

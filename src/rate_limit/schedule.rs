@@ -8,6 +8,10 @@
 use super::Direction;
 use super::config::RateLimitConfig;
 
+/// How far the times of threads that share a group may lie apart: a loop reads the clock once a
+/// turn, and a turn with a slow callback takes longer than many a tick.
+const LATE_NS: u64 = 1_000_000_000;
+
 /// The release plan of one direction. Times are nanoseconds since the plan's origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Schedule {
@@ -137,13 +141,14 @@ impl Position {
 
     /// Before this moment the clock must have been set back by more than jitter between threads.
     pub(crate) fn plausible_from_ns(&self, schedule: &Schedule) -> u64 {
+        let late = schedule.tick_ns.max(LATE_NS);
         self.next_ns
-            .saturating_sub(schedule.tick_ns.saturating_mul(2))
+            .saturating_sub(schedule.tick_ns.saturating_add(late))
     }
 
     /// Moves on to `now_ns` and gives the steps moved over as `(from, to)`, to be credited.
     ///
-    /// A clock that went back releases nothing. If it went back by more than a tick, the
+    /// A clock that went back releases nothing. If it went back by more than a tick and a second, the
     /// schedule starts anew from there: waiting for it to catch up could take hours.
     pub(crate) fn advance(&mut self, schedule: &Schedule, now_ns: u64) -> Option<(u64, u64)> {
         if now_ns < self.next_ns {
@@ -266,10 +271,13 @@ mod tests {
             tick_ns: 1_000,
             steps: 1,
         };
-        let mut position = Position::start(&schedule, 1_000_000);
-        // By less than a tick, as between threads: the schedule stands.
-        assert_eq!(position.advance(&schedule, 999_500), None);
-        assert_eq!(position.next_ns(), 1_001_000);
+        let mut position = Position::start(&schedule, 10 * LATE_NS);
+        // By many ticks but less than a second, as between threads: the schedule stands.
+        assert_eq!(
+            position.advance(&schedule, 10 * LATE_NS - 900_000_000),
+            None
+        );
+        assert_eq!(position.next_ns(), 10 * LATE_NS + 1_000);
         // By more: the next tick is one tick away from the new time.
         assert_eq!(position.advance(&schedule, 5_000), None);
         assert_eq!(position.next_ns(), 6_000);

@@ -157,6 +157,19 @@ impl Waiters {
             .is_some_and(|members| members.waiting > 0)
     }
 
+    /// The ports whose members wait.
+    pub(crate) fn waiting_ports(&self) -> impl Iterator<Item = usize> {
+        let ports = self.ports.iter().enumerate();
+        ports.filter_map(|(port, members)| (members.waiting > 0).then_some(port))
+    }
+
+    /// Whether members of `port` wait, or have a share that their base has not been told about.
+    pub(crate) fn port_expects(&self, port: usize) -> bool {
+        self.ports
+            .get(port)
+            .is_some_and(|members| members.waiting > 0 || members.ready.head != NIL)
+    }
+
     pub(crate) fn has_fresh(&self) -> bool {
         !self.fresh.is_empty()
     }

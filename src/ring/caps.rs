@@ -227,7 +227,7 @@ pub struct Caps {
 }
 
 impl Caps {
-    pub(super) fn new(found: Cap, mask: CapsMask, release: Release) -> Caps {
+    pub(crate) fn new(found: Cap, mask: CapsMask, release: Release) -> Caps {
         Caps {
             found,
             mask,

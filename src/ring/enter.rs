@@ -54,7 +54,9 @@ impl Ring {
         if overflown {
             self.note_overflow();
         }
-        if to_submit == 0 && want == 0 && (wait == Wait::Submit || has_completions) {
+        // With nothing in flight there is nothing to fetch: work in memory alone makes no system call.
+        let fruitless = wait == Wait::Submit || has_completions || self.in_flight() == 0;
+        if to_submit == 0 && want == 0 && fruitless {
             return Ok(());
         }
         match self.enter_kernel(to_submit, want, flags, timeout) {

@@ -13,8 +13,6 @@
 //! | `errno` | an error number of the kernel as a value |
 //! | `addr` | socket addresses of every family |
 //! | `net` | sockets: create, bind, listen, options, shutdown |
-//! | `fdio` | reading, writing and mapping descriptors for buffers without a base |
-//! | `find` | searching memory with the vector instructions of the C library |
 //! | `event` | eventfd: waking a thread that sleeps in its ring |
 //! | `fdio` | reading and writing descriptors at once, for buffers without a base |
 //! | `find` | finding a byte, with what is fastest on the platform |

@@ -1,6 +1,7 @@
 /*
  * A TCP proxy on libevent's bufferevents: a pair for each client, input moves to the other side's output by
- * reference, reading pauses when the other side's output passes a mark, half-close is carried through.
+ * reference, reading pauses when the other side's output passes a mark, half-close is carried through. Rate limits
+ * hold on the clients' side.
  */
 #include "peer.h"
 
@@ -14,8 +15,19 @@ struct side {
 	int finished;		/* the other side's end has been passed on */
 };
 
+/* Bytes a tick in each direction, 0: no limit; the same layout as in libevent-proxy.rs. */
+struct limits {
+	size_t read;
+	size_t write;
+	size_t group_read;
+	size_t group_write;
+	unsigned tick_ms;
+};
+
 static struct sockaddr_storage upstream;
 static int upstream_len;
+static struct ev_token_bucket_cfg *each;
+static struct bufferevent_rate_limit_group *all;
 
 static void on_read(struct bufferevent *bev, void *ctx);
 static void on_event(struct bufferevent *bev, short what, void *ctx);
@@ -111,6 +123,9 @@ static void on_accept(struct evconnlistener *listener, evutil_socket_t fd,
 	server->bev = bufferevent_socket_new(base, -1, BEV_OPT_CLOSE_ON_FREE);
 	if (!client->bev || !server->bev)
 		abort();
+	if ((each && bufferevent_set_rate_limit(client->bev, each) < 0) ||
+	    (all && bufferevent_add_to_rate_limit_group(client->bev, all) < 0))
+		abort();
 	client->other = server;
 	server->other = client;
 	bufferevent_setcb(client->bev, on_read, NULL, on_event, client);
@@ -122,12 +137,39 @@ static void on_accept(struct evconnlistener *listener, evutil_socket_t fd,
 		pair_free(client);
 }
 
-int libevent_proxy(int listen_fd, const struct sockaddr *addr, unsigned addr_len)
+/* NULL without a limit. The burst is one tick's rate. */
+static struct ev_token_bucket_cfg *bucket(size_t read, size_t write, unsigned tick_ms)
+{
+	struct timeval tick = { tick_ms / 1000, tick_ms % 1000 * 1000 };
+	struct ev_token_bucket_cfg *cfg;
+
+	if (!read && !write)
+		return NULL;
+	if (!read)
+		read = EV_RATE_LIMIT_MAX;
+	if (!write)
+		write = EV_RATE_LIMIT_MAX;
+	cfg = ev_token_bucket_cfg_new(read, read, write, write, &tick);
+	if (!cfg)
+		abort();
+	return cfg;
+}
+
+int libevent_proxy(int listen_fd, const struct sockaddr *addr, unsigned addr_len,
+		   const struct limits *limits)
 {
 	struct event_base *base = peer_base();
+	struct ev_token_bucket_cfg *shared;
 
 	if (!base || addr_len > sizeof(upstream))
 		return 1;
+	each = bucket(limits->read, limits->write, limits->tick_ms);
+	shared = bucket(limits->group_read, limits->group_write, limits->tick_ms);
+	if (shared) {
+		all = bufferevent_rate_limit_group_new(base, shared);
+		if (!all)
+			return 1;
+	}
 	__builtin_memcpy(&upstream, addr, addr_len);
 	upstream_len = (int)addr_len;
 	return peer_serve(base, listen_fd, on_accept);

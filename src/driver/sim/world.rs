@@ -1,0 +1,605 @@
+//! The simulated kernel: operations in flight, completions, and the clock.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::dice::{Dice, Trace};
+use super::faults::Faults;
+use super::net::{Net, Target};
+use super::socket::{Kind, Packet};
+use crate::arena::{Arena, Piece, Slot};
+use crate::driver::{Completion, Op, OpId, Wait};
+use crate::ring::RingCounters;
+use crate::sys::Errno;
+
+/// Enters in a row without a byte moved, an operation ended or the clock moved on: then the loop spins.
+const MOST_IDLE_ENTERS: u32 = 300;
+
+/// Enters of a whole scenario: more means that it goes round in circles.
+const MOST_ENTERS: u64 = 300_000;
+
+/// Nanoseconds that a connect takes at most.
+const MOST_CONNECT_NS: u64 = 300_000_000;
+
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) now: u64,
+    pub(crate) net: Net,
+    pub(crate) trace: Trace,
+    pub(super) faults: Faults,
+    dice: Dice,
+    arena: Arena,
+    window: Vec<Slot>,
+    /// Everything without a last completion that was reaped.
+    ops: BTreeMap<u64, Entry>,
+    cancels: Vec<u64>,
+    ready: VecDeque<Completion>,
+    next_id: u64,
+    reaped: usize,
+    idle_enters: u32,
+    pub(super) counters: RingCounters,
+}
+
+#[derive(Debug)]
+struct Entry {
+    token: u64,
+    op: Op,
+    stage: Stage,
+    /// Bytes moved by a send, or since a receive was armed.
+    moved: usize,
+    /// When a connect ends.
+    due: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Queued,
+    Begun,
+    /// Its last completion waits to be reaped.
+    Done,
+}
+
+impl World {
+    pub(super) fn new(seed: u64, faults: Faults, arena: Arena, print: bool) -> Self {
+        World {
+            now: 1_000_000_000,
+            net: Net::new(faults.latency),
+            trace: Trace::new(print),
+            faults,
+            dice: Dice::new(seed ^ 0x5EED_0FD1_CE00_0000),
+            arena,
+            window: Vec::new(),
+            ops: BTreeMap::new(),
+            cancels: Vec::new(),
+            ready: VecDeque::new(),
+            next_id: 1,
+            reaped: 0,
+            idle_enters: 0,
+            counters: RingCounters::default(),
+        }
+    }
+
+    /// From now on all is well, and everything that can move shall.
+    pub(crate) fn calm(&mut self) {
+        let (window, slots) = (self.faults.window, self.faults.slots);
+        self.faults = Faults {
+            window,
+            slots,
+            ..Faults::none()
+        };
+        self.net.calm(self.now);
+    }
+
+    pub(crate) fn note(&mut self, what: &str, numbers: &[u64]) {
+        self.trace.note(self.now, what, numbers);
+    }
+
+    pub(super) fn push(&mut self, token: u64, op: Op) -> OpId {
+        let id = self.next_id;
+        self.next_id += 1;
+        let (name, fd) = name_of(&op);
+        let socket = self.net.index(fd);
+        let same = self
+            .ops
+            .values()
+            .filter(|entry| name_of(&entry.op) == (name, fd));
+        assert_eq!(same.count(), 0, "two of {name} on socket {socket} (I4)");
+        self.note(name, &[id, socket as u64]);
+        let entry = Entry {
+            token,
+            op,
+            stage: Stage::Queued,
+            moved: 0,
+            due: 0,
+        };
+        self.ops.insert(id, entry);
+        OpId::from_u64(id)
+    }
+
+    pub(super) fn cancel(&mut self, id: u64) {
+        self.note("cancel", &[id]);
+        if !self.cancels.contains(&id) {
+            self.cancels.push(id);
+        }
+    }
+
+    pub(super) fn refill(&mut self) -> usize {
+        while self.window.len() < self.faults.window {
+            let Some(slot) = self.arena.take() else { break };
+            self.window.push(slot);
+        }
+        self.window.len()
+    }
+
+    pub(super) fn enter(&mut self, wait: Wait) {
+        self.counters.enters += 1;
+        self.idle_enters += 1;
+        assert!(
+            self.idle_enters < MOST_IDLE_ENTERS,
+            "the loop spins: {} operations in flight: {:?}",
+            self.ops.len(),
+            self.ops
+        );
+        assert!(
+            self.counters.enters < MOST_ENTERS,
+            "the scenario does not end"
+        );
+        self.reaped = 0;
+        if self.dice.permille(self.faults.early) {
+            // EBUSY: nothing was taken. The clock goes on all the same.
+            self.now += self.dice.range(0..1000);
+            self.counters.ebusy += 1;
+            return;
+        }
+        for entry in self.ops.values_mut().filter(|e| e.stage == Stage::Queued) {
+            entry.stage = Stage::Begun;
+            entry.due = self.now + self.dice.range(0..MOST_CONNECT_NS);
+        }
+        let Wait::Until(limit) = wait else {
+            self.now += self.dice.range(0..1000);
+            self.pump();
+            return;
+        };
+        let deadline = limit.map(|limit| {
+            let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+            let late = self.dice.range(0..self.faults.oversleep + 1);
+            self.now.saturating_add(limit).saturating_add(late)
+        });
+        loop {
+            self.pump();
+            if !self.ready.is_empty() {
+                return;
+            }
+            if self.dice.permille(self.faults.early) {
+                self.counters.eintr += 1;
+                return;
+            }
+            if !self.cancels.is_empty() {
+                continue;
+            }
+            let Some(next) = self.next_event().into_iter().chain(deadline).min() else {
+                panic!("the loop waits for nothing: {:?}", self.ops);
+            };
+            if next > self.now {
+                self.idle_enters = 0;
+                self.now = next;
+            }
+            if deadline.is_some_and(|deadline| deadline <= self.now) {
+                self.pump();
+                return;
+            }
+        }
+    }
+
+    fn next_event(&self) -> Option<u64> {
+        let connects = self.ops.values().filter(|entry| {
+            entry.stage == Stage::Begun
+                && match &entry.op {
+                    Op::Connect { addr, .. } => !matches!(self.meets(addr), Target::Silent),
+                    _ => false,
+                }
+        });
+        let connects = connects.map(|entry| entry.due);
+        connects.chain(self.net.next_event()).min()
+    }
+
+    /// Has everything go as far as it can.
+    fn pump(&mut self) {
+        self.net.advance(self.now, &mut self.dice, &mut self.trace);
+        self.settle_cancels();
+        let begun = |(id, entry): (&u64, &Entry)| (entry.stage == Stage::Begun).then_some(*id);
+        let mut ids: Vec<u64> = self.ops.iter().filter_map(begun).collect();
+        if ids.len() > 1 {
+            let first = self.dice.range(0..ids.len() as u64) as usize;
+            ids.rotate_left(first);
+        }
+        let mut left = Vec::new();
+        for id in ids {
+            if self.dice.permille(self.faults.lazy) {
+                left.push(id);
+            } else {
+                self.progress(id);
+            }
+        }
+        if self.ready.is_empty() {
+            for id in left {
+                self.progress(id);
+            }
+        }
+    }
+
+    fn settle_cancels(&mut self) {
+        for id in std::mem::take(&mut self.cancels) {
+            if self.dice.permille(self.faults.late_cancel) {
+                self.cancels.push(id);
+                continue;
+            }
+            if self.dice.permille(self.faults.data_before_cancel) {
+                self.progress(id);
+            }
+            let Some(entry) = self.ops.get(&id).filter(|e| e.stage != Stage::Done) else {
+                continue;
+            };
+            let is_send = matches!(entry.op, Op::Send { .. } | Op::Write { .. });
+            let result = match (is_send, entry.moved) {
+                (true, moved) if moved != 0 => Ok(moved as u32),
+                _ => Err(Errno::CANCELED),
+            };
+            self.finish(id, result);
+        }
+    }
+
+    /// Has one operation go on, if it is one that can.
+    fn progress(&mut self, id: u64) {
+        let Some(entry) = self.ops.get(&id).filter(|e| e.stage == Stage::Begun) else {
+            return;
+        };
+        let (_, fd) = name_of(&entry.op);
+        let at = self.net.index(fd);
+        let plain = self.net.kind(at) == Kind::Plain;
+        match &entry.op {
+            Op::Recv { .. } | Op::RecvSlot { .. } | Op::Send { .. } if plain => {
+                self.finish(id, Err(Errno::NOTSOCK));
+            }
+            Op::Recv { .. } | Op::RecvSlot { .. } | Op::Read { .. } => self.receive(id, at),
+            Op::Send { .. } | Op::Write { .. } => self.send(id, at),
+            Op::Connect { .. } => self.connect(id, at),
+            Op::Poll { .. } => self.poll(id, at),
+            other => panic!("not simulated: {other:?}"),
+        }
+    }
+
+    /// A fault that ends an operation with an error.
+    fn misfortune(&mut self, at: usize) -> Option<Errno> {
+        if self.dice.permille(self.faults.no_memory) {
+            return Some(Errno::from_raw(libc::ENOMEM));
+        }
+        if self.dice.permille(self.faults.broken) {
+            let errno = self.dice.pick(&[libc::ECONNRESET, libc::ETIMEDOUT]);
+            self.net.reset(at, errno);
+        }
+        None
+    }
+
+    fn receive(&mut self, id: u64, at: usize) {
+        if !self.net.sockets[at].readable() {
+            return;
+        }
+        if let Some(errno) = self.misfortune(at) {
+            return self.finish(id, Err(errno));
+        }
+        if self.dice.permille(self.faults.spurious) {
+            let errno = self
+                .dice
+                .pick(&[libc::ECANCELED, libc::EINTR, libc::EAGAIN]);
+            self.idle_enters = 0;
+            return self.finish(id, Err(Errno::from_raw(errno)));
+        }
+        loop {
+            let available = self.net.sockets[at].arrived.len();
+            let entry = self.ops.get_mut(&id).expect("looked up by the caller");
+            let own_slot = !matches!(entry.op, Op::Recv { .. });
+            if available == 0 {
+                let socket = &mut self.net.sockets[at];
+                let no_slot = !own_slot && self.window.is_empty();
+                if no_slot && socket.readable() && self.dice.percent(50) {
+                    // The kernel picks a buffer before it looks.
+                    return self.finish(id, Err(Errno::NOBUFS));
+                }
+                match socket.error.take() {
+                    Some(errno) => self.finish(id, Err(errno)),
+                    None if socket.fin_arrived || socket.dead => self.finish(id, Ok(0)),
+                    None => {}
+                }
+                return;
+            }
+            let (slot, most, multishot, limit) = match entry.op {
+                Op::Recv {
+                    multishot,
+                    max_len,
+                    arm_limit,
+                    ..
+                } => {
+                    let Some(slot) = self.window.pop() else {
+                        self.counters.enobufs += 1;
+                        return self.finish(id, Err(Errno::NOBUFS));
+                    };
+                    (slot, max_len, multishot, arm_limit as usize)
+                }
+                Op::RecvSlot { max_len, .. } | Op::Read { max_len, .. } => {
+                    (take_slot(entry), max_len, false, 0)
+                }
+                ref other => unreachable!("no receive: {other:?}"),
+            };
+            let most = match most {
+                0 => slot.capacity(),
+                most => slot.capacity().min(most as usize),
+            };
+            // A single receive stands in for one with a limit.
+            let most = match limit {
+                limit if limit != 0 && !multishot => most.min(limit),
+                _ => most,
+            };
+            let mut n = available.min(most);
+            if self.dice.permille(self.faults.split) {
+                n = self.dice.part(n);
+            }
+            let bytes = self.net.take(at, n, self.now, &mut self.dice);
+            let entry = self.ops.get_mut(&id).expect("still there");
+            entry.moved += n;
+            let spent = limit != 0 && entry.moved >= limit;
+            let more = multishot && !spent && !self.dice.permille(self.faults.end_multishot);
+            self.complete(id, Ok(n as u32), more, Some(slot.filled_with(&bytes)));
+            if !more {
+                return;
+            }
+            if self.dice.permille(self.faults.split) {
+                // The rest another time.
+                return;
+            }
+        }
+    }
+
+    fn send(&mut self, id: u64, at: usize) {
+        let entry = &self.ops[&id];
+        let (pieces, wait_all) = match &entry.op {
+            Op::Send {
+                pieces, wait_all, ..
+            } => (pieces, *wait_all),
+            Op::Write { pieces, .. } => (pieces, false),
+            other => unreachable!("no send: {other:?}"),
+        };
+        let (moved, total) = (entry.moved, pieces.bytes());
+        assert_ne!(total, 0, "an empty send");
+        let socket = &mut self.net.sockets[at];
+        assert!(!socket.fin_sent, "a send behind the end of the stream");
+        let gone = socket.dead || self.net.peer_is_gone(at);
+        if gone {
+            let told = self.net.sockets[at].error;
+            let result = match (moved, told) {
+                (0, Some(errno)) => {
+                    self.net.sockets[at].error = None;
+                    Err(errno)
+                }
+                (0, None) => Err(Errno::from_raw(libc::EPIPE)),
+                (moved, _) => Ok(moved as u32),
+            };
+            return self.finish(id, result);
+        }
+        let mut n = self.net.room_to_send(at).min(total - moved);
+        if n == 0 {
+            return;
+        }
+        if self.dice.permille(self.faults.split) {
+            n = self.dice.part(n);
+        }
+        let bytes = range_of(pieces.as_slice(), moved, n);
+        if moved == 0
+            && let Some(errno) = self.misfortune(at)
+        {
+            return self.finish(id, Err(errno));
+        }
+        self.idle_enters = 0;
+        let packet = Packet::Data(bytes);
+        self.net.post(at, packet, self.now, &mut self.dice);
+        self.net.sockets[at].sent += n as u64;
+        let entry = self.ops.get_mut(&id).expect("looked up above");
+        entry.moved += n;
+        let moved = entry.moved;
+        if moved == total || !wait_all {
+            self.finish(id, Ok(moved as u32));
+        }
+    }
+
+    fn meets(&self, addr: &crate::sys::SockAddr) -> Target {
+        let port = addr.to_socket_addr().map_or(0, |addr| addr.port());
+        self.net.target(port)
+    }
+
+    fn connect(&mut self, id: u64, at: usize) {
+        let Op::Connect { addr, .. } = &self.ops[&id].op else {
+            return;
+        };
+        if self.ops[&id].due > self.now {
+            return;
+        }
+        match self.meets(addr) {
+            Target::Silent => {}
+            Target::Refuses(errno) => self.finish(id, Err(Errno::from_raw(errno))),
+            Target::Accepts(peer) if self.net.sockets[peer].peer.is_some() => {
+                // It has one connection to give.
+                self.finish(id, Err(Errno::from_raw(libc::ECONNREFUSED)));
+            }
+            Target::Accepts(peer) if !self.net.sockets[peer].open => {
+                self.finish(id, Err(Errno::from_raw(libc::ECONNREFUSED)));
+            }
+            Target::Accepts(peer) => {
+                self.net.sockets[at].kind = self.net.sockets[peer].kind;
+                self.net.join(at, peer);
+                self.finish(id, Ok(0));
+            }
+        }
+    }
+
+    fn poll(&mut self, id: u64, at: usize) {
+        let socket = &self.net.sockets[at];
+        if socket.connected || socket.error.is_some() {
+            self.finish(id, Ok(libc::POLLOUT as u32));
+        }
+    }
+
+    fn finish(&mut self, id: u64, result: Result<u32, Errno>) {
+        self.complete(id, result, false, None);
+    }
+
+    fn complete(&mut self, id: u64, result: Result<u32, Errno>, more: bool, buffer: Option<Piece>) {
+        let entry = self.ops.get_mut(&id).expect("only what lives completes");
+        assert_ne!(entry.stage, Stage::Done, "an operation ends once (I2)");
+        if !more {
+            entry.stage = Stage::Done;
+        }
+        // A receive that finds no slot makes no way, nor does one cancelled to be armed again: but a
+        // cancel that was asked for does.
+        if !matches!(result, Err(Errno::NOBUFS)) {
+            self.idle_enters = 0;
+        }
+        let (_, fd) = name_of(&entry.op);
+        let completion = Completion {
+            op: OpId::from_u64(id),
+            token: entry.token,
+            result,
+            more,
+            buffer,
+            sock_nonempty: false,
+            zc_copied: false,
+            accepted: None,
+        };
+        let socket = self.net.index(fd);
+        let number = match result {
+            Ok(n) => u64::from(n),
+            Err(errno) => u64::MAX - errno.raw() as u64,
+        };
+        self.trace.note(
+            self.now,
+            match result {
+                Ok(_) => "  done",
+                Err(_) => "  failed",
+            },
+            &[id, socket as u64, number, u64::from(more)],
+        );
+        self.ready.push_back(completion);
+    }
+
+    pub(super) fn next(&mut self) -> Option<Completion> {
+        if self.reaped >= self.faults.budget {
+            return None;
+        }
+        let completion = self.ready.pop_front()?;
+        self.reaped += 1;
+        self.counters.cqes += 1;
+        if !completion.more {
+            let gone = self.ops.remove(&completion.op.as_u64());
+            assert!(gone.is_some(), "an operation ends once (I2)");
+        }
+        Some(completion)
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.ops.len()
+    }
+
+    pub(super) fn new_socket(&mut self, family: i32) -> usize {
+        let capacity = self.dice.pick(&[100, 5000, 70_000]);
+        let kind = Kind::of_family(family);
+        self.net.socket(kind, capacity)
+    }
+
+    pub(super) fn shutdown_write(&mut self, fd: i32) -> Result<(), Errno> {
+        let socket = self.net.index(fd);
+        self.note("shutdown", &[socket as u64]);
+        let sends = |entry: &&Entry| matches!(&entry.op, Op::Send { fd: on, .. } | Op::Write { fd: on, .. } if *on == fd);
+        assert_eq!(
+            self.ops.values().filter(sends).count(),
+            0,
+            "the end of the stream overtakes a send on socket {socket}"
+        );
+        self.net.shutdown(socket, self.now, &mut self.dice)
+    }
+
+    pub(super) fn take_error(&mut self, fd: i32) -> Option<Errno> {
+        let socket = self.net.index(fd);
+        self.net.sockets[socket].error.take()
+    }
+
+    pub(super) fn close(&mut self, fd: i32) {
+        let socket = self.net.index(fd);
+        self.note("close", &[socket as u64]);
+        let on_it = |entry: &&Entry| name_of(&entry.op).1 == fd;
+        assert_eq!(
+            self.ops.values().filter(on_it).count(),
+            0,
+            "socket {socket} is closed under its operations (I6)"
+        );
+        self.net.close(socket, self.now, &mut self.dice);
+    }
+
+    /// Everything in flight ends, and its memory with it.
+    pub(super) fn end(&mut self) {
+        self.ready.clear();
+        self.ops.clear();
+        self.cancels.clear();
+        self.window.clear();
+    }
+
+    /// Slots that the world itself holds.
+    pub(crate) fn slots_held(&self) -> usize {
+        self.window.len()
+    }
+
+    /// Whether readers have to wait for memory, and whether even the reserved slot is in some buffer.
+    pub(crate) fn starvation(&self) -> (bool, bool) {
+        let stats = self.arena.stats();
+        let starved = self.window.is_empty() && stats.slots_live >= stats.slots_max;
+        (starved, stats.slots_live > stats.slots_max)
+    }
+
+    pub(crate) fn arena(&self) -> &Arena {
+        &self.arena
+    }
+}
+
+/// The part of `pieces` from `skip` on, `n` bytes.
+fn range_of(pieces: &[Piece], skip: usize, n: usize) -> Vec<u8> {
+    let bytes = pieces.iter().flat_map(|piece| piece.iter().copied());
+    bytes.skip(skip).take(n).collect()
+}
+
+/// An operation's own slot, for the completion that ends it.
+fn take_slot(entry: &mut Entry) -> Slot {
+    let (_, fd) = name_of(&entry.op);
+    let op = std::mem::replace(
+        &mut entry.op,
+        Op::Recv {
+            fd,
+            multishot: false,
+            max_len: 0,
+            arm_limit: 0,
+            poll_first: false,
+        },
+    );
+    match op {
+        Op::RecvSlot { slot, .. } | Op::Read { slot, .. } => slot,
+        other => unreachable!("no slot of its own: {other:?}"),
+    }
+}
+
+/// What kind of thing an operation does, and on which descriptor.
+fn name_of(op: &Op) -> (&'static str, i32) {
+    match op {
+        Op::Recv { fd, .. } | Op::RecvSlot { fd, .. } | Op::Read { fd, .. } => ("receive", *fd),
+        Op::Send { fd, .. } | Op::SendZc { fd, .. } | Op::Write { fd, .. } => ("send", *fd),
+        Op::Connect { fd, .. } => ("connect", *fd),
+        Op::Poll { fd, .. } => ("poll", *fd),
+        Op::Accept { fd, .. } => ("accept", *fd),
+        Op::Nop => ("nop", -1),
+    }
+}

@@ -1,0 +1,414 @@
+//! What a seed stands for, and what must hold at its end.
+
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use super::end::{End, Finish};
+use super::joined::Joined;
+use crate::driver::sim::dice::Dice;
+use crate::driver::sim::net::{Target, fd_of};
+use crate::driver::sim::remote::Remote;
+use crate::driver::sim::socket::Kind;
+use crate::driver::sim::{Faults, SLOT_BYTES, Sim, World};
+use crate::event_base::Interest;
+use crate::{BufferEvent, EventBase, Exit, Options};
+
+/// Virtual seconds: random calls until then, calm until then.
+const CHAOS_MS: u64 = 10_000;
+const CALM_AT_S: u64 = 20;
+const END_AT_S: u64 = 80;
+
+/// One run.
+pub(super) struct Scenario {
+    pub(super) world: Rc<RefCell<World>>,
+    pub(super) dice: RefCell<Dice>,
+    pub(super) ends: RefCell<Vec<Rc<End>>>,
+    joined: RefCell<Vec<Rc<Joined>>>,
+    pub(super) calm: Cell<bool>,
+    /// The base is to be dropped in the middle of it all.
+    abrupt: Cell<bool>,
+    streams: Cell<u32>,
+    /// The last port that something was put behind.
+    pub(super) port: Cell<u16>,
+}
+
+/// Runs a seed to its end; the answer is the hash of its trace.
+pub(super) fn run(seed: u64, print: bool) -> u64 {
+    let mut dice = Dice::new(seed);
+    let faults = if dice.percent(10) {
+        Faults::none()
+    } else {
+        Faults::draw(&mut dice)
+    };
+    if print {
+        eprintln!("{faults:?}");
+    }
+    let priorities = dice.pick(&[1, 1, 1, 3]);
+    let (sim, world) = Sim::new(seed, faults, print);
+    let base = EventBase::builder()
+        .priorities(priorities)
+        .build_on(Box::new(sim), SLOT_BYTES)
+        .expect("a simulated base");
+    let scenario = Rc::new(Scenario {
+        world: world.clone(),
+        dice: RefCell::new(dice),
+        ends: RefCell::default(),
+        joined: RefCell::default(),
+        calm: Cell::new(false),
+        abrupt: Cell::new(false),
+        streams: Cell::new(1),
+        port: Cell::new(1),
+    });
+    scenario.populate(&base);
+    scenario.schedule(&base);
+    loop {
+        let exit = base.run().expect("the loop runs");
+        if exit == Exit::Idle || scenario.abrupt.get() {
+            break;
+        }
+    }
+    scenario.finish(base);
+    world.borrow().trace.hash()
+}
+
+impl Scenario {
+    pub(super) fn stream(&self) -> u32 {
+        self.streams.set(self.streams.get() + 1);
+        self.streams.get()
+    }
+
+    fn length(&self) -> u64 {
+        let mut dice = self.dice.borrow_mut();
+        dice.pick(&[0, 1, 50, 1000, 5000, 20_000, 20_000, 50_000])
+    }
+
+    fn new_socket(&self, kind: Kind) -> usize {
+        let capacity = self.dice.borrow_mut().pick(&[100, 5000, 20_000, 70_000]);
+        self.world.borrow_mut().net.socket(kind, capacity)
+    }
+
+    fn kind(&self) -> Kind {
+        let kinds = [Kind::Inet, Kind::Inet, Kind::Inet, Kind::Unix, Kind::Plain];
+        let kind = self.dice.borrow_mut().pick(&kinds);
+        // Each pipe that is read holds a slot while it waits: they need as many.
+        let few = self.world.borrow().arena().max_slots() < 64;
+        if few && kind == Kind::Plain {
+            Kind::Unix
+        } else {
+            kind
+        }
+    }
+
+    pub(super) fn family(&self, socket: usize) -> i32 {
+        self.world.borrow().net.kind(socket).family()
+    }
+
+    /// A socket whose far end is played by a script.
+    fn scripted(&self, kind: Kind, sends: u32, expects: u32, echo: bool) -> usize {
+        let total = self.length();
+        let mut remote = Remote::new(&mut self.dice.borrow_mut(), sends, total, expects);
+        remote.echo = echo;
+        let socket = self.new_socket(kind);
+        self.world.borrow_mut().net.play(socket, remote);
+        socket
+    }
+
+    /// A connection to a scripted peer: our socket and its.
+    pub(super) fn with_remote(&self, sends: u32, expects: u32) -> (usize, usize) {
+        let kind = self.kind();
+        let near = self.new_socket(kind);
+        let far = self.scripted(kind, sends, expects, false);
+        self.world.borrow_mut().net.join(near, far);
+        (near, far)
+    }
+
+    fn populate(self: &Rc<Self>, base: &EventBase) {
+        let connections = self.dice.borrow_mut().range(1..5);
+        for _ in 0..connections {
+            let what = self.dice.borrow_mut().range(0..100);
+            match what {
+                0..25 => self.pair(base, false),
+                25..40 => self.pair(base, true),
+                40..60 => self.to_remote(base),
+                60..75 => self.connecting(base),
+                _ => {
+                    let joined = Joined::make(self, base);
+                    self.joined.borrow_mut().push(joined);
+                }
+            }
+        }
+    }
+
+    fn options(&self) -> Options {
+        let mut options = Options::CLOSE_ON_FREE;
+        let deferred = self.dice.borrow_mut().percent(30);
+        options.set(Options::DEFER_CALLBACKS, deferred);
+        options
+    }
+
+    fn finish_of(&self) -> Finish {
+        let ways = [
+            Finish::Shutdown,
+            Finish::Shutdown,
+            Finish::CloseAfterFlush,
+            Finish::Nothing,
+        ];
+        self.dice.borrow_mut().pick(&ways)
+    }
+
+    fn end_over(
+        self: &Rc<Self>,
+        base: &EventBase,
+        socket: usize,
+        streams: (u32, u32),
+        echo: bool,
+    ) -> Rc<End> {
+        let family = self.family(socket);
+        let bev = BufferEvent::simulated(base, fd_of(socket), family, self.options());
+        let left = if echo { 0 } else { self.length() };
+        let end = End::new(self, bev, streams, left, echo, self.finish_of(), false);
+        end.enable(Interest::READ);
+        end.write(1000);
+        end.random_call(20);
+        end
+    }
+
+    /// Two bufferevents with a connection between them.
+    fn pair(self: &Rc<Self>, base: &EventBase, echo: bool) {
+        let kind = self.kind();
+        let sockets = [self.new_socket(kind), self.new_socket(kind)];
+        self.world.borrow_mut().net.join(sockets[0], sockets[1]);
+        let there = self.stream();
+        let back = if echo { there } else { self.stream() };
+        self.end_over(base, sockets[0], (there, back), false);
+        self.end_over(base, sockets[1], (back, there), echo);
+    }
+
+    fn to_remote(self: &Rc<Self>, base: &EventBase) {
+        let (ours, theirs) = (self.stream(), self.stream());
+        let (near, _far) = self.with_remote(theirs, ours);
+        self.end_over(base, near, (ours, theirs), false);
+    }
+
+    /// A bufferevent that connects, to a peer, to an error or to nobody.
+    fn connecting(self: &Rc<Self>, base: &EventBase) {
+        let (ours, theirs) = (self.stream(), self.stream());
+        let (what, echo) = {
+            let mut dice = self.dice.borrow_mut();
+            (dice.range(0..10), dice.percent(30))
+        };
+        let theirs = if echo { ours } else { theirs };
+        let target = match what {
+            0 | 1 => Target::Refuses(libc::ECONNREFUSED),
+            2 => Target::Silent,
+            _ => Target::Accepts(self.scripted(Kind::Inet, theirs, ours, echo)),
+        };
+        let port = self.port.get() + 1;
+        self.port.set(port);
+        self.world.borrow_mut().net.listen(port, target);
+        let absent = BufferEvent::socket(base, None, self.options()).expect("good options");
+        let hopeless = matches!(target, Target::Silent);
+        let streams = (ours, theirs);
+        let length = self.length();
+        let end = End::new(
+            self,
+            absent,
+            streams,
+            length,
+            false,
+            self.finish_of(),
+            hopeless,
+        );
+        end.enable(Interest::READ);
+        end.write(1000);
+        if !end.live() {
+            return;
+        }
+        end.connect(port);
+        end.random_call(20);
+    }
+
+    fn schedule(self: &Rc<Self>, base: &EventBase) {
+        let calls = self.dice.borrow_mut().range(0..12);
+        let scale = self
+            .dice
+            .borrow_mut()
+            .pick(&[1_000_000, 100_000_000, CHAOS_MS * 1_000_000]);
+        for _ in 0..calls {
+            let at = Duration::from_nanos(self.dice.borrow_mut().range(0..scale));
+            let scenario = self.clone();
+            let timer = base.timer(at, move |_| scenario.random_call());
+            timer.expect("a short time");
+        }
+        let abrupt = self.dice.borrow_mut().percent(8);
+        if abrupt {
+            let at = Duration::from_nanos(self.dice.borrow_mut().range(0..scale));
+            let scenario = self.clone();
+            let timer = base.timer(at, move |timer| {
+                scenario.abrupt.set(true);
+                timer.base().expect("it runs").stop();
+            });
+            timer.expect("a short time");
+        }
+        let scenario = self.clone();
+        let calm = base.timer(Duration::from_secs(CALM_AT_S), move |_| {
+            scenario.calm_down()
+        });
+        calm.expect("a short time");
+        let scenario = self.clone();
+        let end = base.timer(Duration::from_secs(END_AT_S), move |_| scenario.end());
+        end.expect("a short time");
+    }
+
+    fn random_call(&self) {
+        let ends = self.ends.borrow().len() as u64;
+        let joined = self.joined.borrow().len() as u64;
+        let n = self.dice.borrow_mut().range(0..ends + joined);
+        if n < ends {
+            let end = self.ends.borrow()[n as usize].clone();
+            end.random_call(100);
+        } else {
+            let joined = self.joined.borrow()[(n - ends) as usize].clone();
+            joined.disturb(self);
+        }
+    }
+
+    /// From now on nothing is in the way of anything.
+    fn calm_down(&self) {
+        self.calm.set(true);
+        let mut world = self.world.borrow_mut();
+        world.note("calm", &[]);
+        world.calm();
+        drop(world);
+        let ends = self.ends.borrow().clone();
+        for end in ends.iter().filter(|end| end.live()) {
+            let both = Interest::READ | Interest::WRITE;
+            end.bev.set_watermarks(both, 0, 0).expect("it is not freed");
+            end.bev.set_timeouts(None, None).expect("it is not freed");
+            end.drain_all();
+            end.enable(both);
+            end.write(usize::MAX);
+        }
+    }
+
+    /// All that could move has moved: what is left must have a reason.
+    fn end(&self) {
+        self.world.borrow_mut().note("end", &[]);
+        let ends = self.ends.borrow().clone();
+        for end in &ends {
+            self.check(end);
+        }
+        let joined = self.joined.borrow().clone();
+        for joined in &joined {
+            joined.check(self);
+        }
+        for end in ends.iter().filter(|end| !end.bev.is_freed()) {
+            end.free();
+        }
+        for joined in &joined {
+            joined.free();
+        }
+    }
+
+    fn check(&self, end: &End) {
+        let (starved, dry) = self.world.borrow().starvation();
+        if starved && (dry || !end.bev.output().is_empty()) {
+            // Those who hold the memory wait for those who need it.
+            return;
+        }
+        let who = format!(
+            "end {} on socket {:?}: {:?}",
+            end.number,
+            end.socket(),
+            end.bev
+        );
+        if end.freed.get() || end.closed.borrow().is_some() {
+            return;
+        }
+        if end.connecting.get() || end.link_failed.get() {
+            let due = !end.hopeless && end.connecting.get();
+            assert!(!due, "{who}: a connect without an answer");
+            return;
+        }
+        if end.closing.get() {
+            // Without a deadline it waits for a peer that does not read.
+            let net = &self.world.borrow().net;
+            let blocked = end.socket().is_some_and(|socket| !net.can_send(socket));
+            let in_time = end.close_due.get() == u64::MAX;
+            assert!(blocked && in_time, "{who}: a close that does not end");
+            return;
+        }
+        assert!(
+            !end.quieting.get() || end.quiet.get(),
+            "{who}: does not finish reading"
+        );
+        let Some(socket) = end.socket() else { return };
+        let world = self.world.borrow();
+        let net = &world.net;
+        let enabled = end.bev.enabled();
+        if enabled.contains(Interest::READ) && !end.quieting.get() {
+            assert!(
+                !net.is_readable(socket),
+                "{who}: does not read what there is"
+            );
+            assert_eq!(end.bev.input().len(), 0, "{who}: was not called");
+            drop(world);
+            end.check_books();
+        }
+        let world = self.world.borrow();
+        let net = &world.net;
+        if enabled.contains(Interest::WRITE) && !net.is_dead(socket) {
+            let output = end.bev.output().len();
+            let stuck = output != 0 && net.can_send(socket);
+            assert!(!stuck, "{who}: does not send");
+            let (written, sent) = (end.written.get(), net.moved(socket).1);
+            // What a send in flight has moved is still in the output.
+            let known = if output == 0 {
+                sent == written
+            } else {
+                sent + output as u64 >= written
+            };
+            assert!(known, "{who}: {written} written, {sent} sent");
+            assert!(
+                output != 0 || end.left.get() == 0 || end.shut.get(),
+                "{who}: was not called to write"
+            );
+            let plain = net.kind(socket) == Kind::Plain;
+            let shut = plain || !end.shut.get() || output != 0 || net.fin_sent(socket);
+            assert!(shut, "{who}: does not end its direction");
+        }
+    }
+
+    /// Everything is over: nothing may be left.
+    fn finish(self: Rc<Self>, base: EventBase) {
+        let world = self.world.clone();
+        if !self.abrupt.get() {
+            assert_eq!(base.active(), 0, "sources are still active");
+            assert_eq!(base.in_flight(), 0, "operations are still in flight");
+            for joined in &*self.joined.borrow() {
+                joined.check_ended();
+            }
+            let held = world.borrow().slots_held();
+            assert_eq!(base.slots_live(), held, "slots are still out");
+        }
+        let ends: Vec<Weak<End>> = self.ends.take().iter().map(Rc::downgrade).collect();
+        self.joined.take();
+        drop(base);
+        let left = ends.iter().filter(|end| end.strong_count() != 0).count();
+        assert_eq!(left, 0, "callbacks outlive their base");
+        let world = world.borrow();
+        assert_eq!(
+            world.arena().stats().slots_live,
+            0,
+            "slots outlive their base"
+        );
+        for socket in 0..world.net.len() {
+            let ours = !world.net.is_remote(socket);
+            assert!(
+                !(ours && world.net.is_open(socket)),
+                "socket {socket} is left open"
+            );
+        }
+    }
+}

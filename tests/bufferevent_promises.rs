@@ -1,0 +1,179 @@
+//! What the comments of libevent's bufferevent header promise and no numbered rule says.
+
+use std::cell::{Cell, RefCell};
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use evring::{
+    BufferEvent, Callbacks, EvBuffer, EventBase, Events, Filter, FlushMode, FlushResult, Interest,
+    Options, evbuffer,
+};
+
+/// Passes bytes on as they are.
+struct Plain;
+
+impl Filter for Plain {}
+
+fn socket(base: &EventBase) -> (BufferEvent, UnixStream) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let bev = BufferEvent::socket(base, Some(ours.into()), Options::CLOSE_ON_FREE).unwrap();
+    (bev, theirs)
+}
+
+fn pair(base: &EventBase) -> (BufferEvent, BufferEvent) {
+    let (a, b) = BufferEvent::pair(base, Options::empty()).unwrap();
+    b.enable(Interest::READ).unwrap();
+    (a, b)
+}
+
+#[test]
+fn base_is_the_one_it_lives_on() {
+    let base = EventBase::builder().priorities(7).build().unwrap();
+    let (bev, _far) = socket(&base);
+    assert_eq!(bev.base().unwrap().priorities(), 7);
+    bev.free();
+    assert!(bev.base().is_err());
+}
+
+#[test]
+fn write_buffer_and_read_buffer_move_by_reference() {
+    let base = EventBase::new().unwrap();
+    let (a, b) = pair(&base);
+    let mut source = EvBuffer::new();
+    source.add_piece(vec![7; 100_000]).unwrap();
+    let before = evbuffer::copied_bytes();
+    a.write_buffer(&mut source).unwrap();
+    assert!(source.is_empty(), "it is drained");
+    base.run().unwrap();
+    let mut sink = EvBuffer::new();
+    assert_eq!(b.read_buffer(&mut sink).unwrap(), 100_000);
+    assert_eq!((b.input().len(), sink.len()), (0, 100_000));
+    assert_eq!(evbuffer::copied_bytes(), before);
+}
+
+#[test]
+fn what_is_appended_to_the_output_buffer_is_sent() {
+    let base = EventBase::new().unwrap();
+    let (bev, mut far) = socket(&base);
+    let append = |bev: &BufferEvent| bev.output().with(|output| output.add(b"by hand"));
+    append(&bev).unwrap().unwrap();
+    base.run().unwrap();
+    let mut got = [0; 7];
+    far.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"by hand");
+
+    let (under, far) = pair(&base);
+    let filter = BufferEvent::filter(&under, Plain, Options::CLOSE_ON_FREE).unwrap();
+    append(&filter).unwrap().unwrap();
+    base.run().unwrap();
+    assert_eq!(far.input().len(), 7, "through a filter without a trigger");
+}
+
+#[test]
+fn the_write_callback_waits_for_the_low_mark() {
+    let base = EventBase::new().unwrap();
+    let (a, b) = pair(&base);
+    let calls = Rc::new(Cell::new(0));
+    let count = calls.clone();
+    a.set_callbacks(Callbacks::new().on_write(move |_| count.set(count.get() + 1)))
+        .unwrap();
+    a.set_watermarks(Interest::WRITE, 3, 0).unwrap();
+    b.set_watermarks(Interest::READ, 0, 5).unwrap();
+    a.write(b"0123456789").unwrap();
+    base.run().unwrap();
+    assert_eq!((a.output().len(), calls.get()), (5, 0));
+    b.read(&mut [0; 2]);
+    base.run().unwrap();
+    assert_eq!((a.output().len(), calls.get()), (3, 1));
+}
+
+#[test]
+fn enable_and_set_timeouts_restart_a_timeout() {
+    let base = EventBase::new().unwrap();
+    let quiet = Duration::from_millis(120);
+    for restart in [
+        (|bev: &BufferEvent, _| bev.enable(Interest::READ)) as fn(&BufferEvent, Duration) -> _,
+        |bev, quiet| bev.set_timeouts(Some(quiet), None),
+    ] {
+        let (bev, _far) = socket(&base);
+        let events = Rc::new(RefCell::new(Vec::new()));
+        let seen = events.clone();
+        bev.set_callbacks(Callbacks::new().on_event(move |_, what| {
+            seen.borrow_mut().push((what, Instant::now()));
+        }))
+        .unwrap();
+        bev.set_timeouts(Some(quiet), None).unwrap();
+        bev.enable(Interest::READ).unwrap();
+        let restarted = Rc::new(Cell::new(None));
+        let (when, again) = (restarted.clone(), bev.clone());
+        base.timer(quiet / 2, move |_| {
+            when.set(Some(Instant::now()));
+            restart(&again, quiet).unwrap();
+        })
+        .unwrap();
+        base.run().unwrap();
+        let events = events.borrow();
+        let [(what, at)] = events[..] else {
+            panic!("one event, not {events:?}")
+        };
+        assert_eq!(what, Events::READING | Events::TIMEOUT);
+        let waited = at - restarted.get().expect("the timer came first");
+        // The loop's time is read once a turn: a little less than asked for is right.
+        assert!(waited >= quiet * 9 / 10, "{waited:?} after the restart");
+    }
+}
+
+#[test]
+fn a_flush_goes_past_the_marks_of_what_is_below() {
+    let base = EventBase::new().unwrap();
+    let (under, far) = BufferEvent::pair(&base, Options::empty()).unwrap();
+    under.set_watermarks(Interest::WRITE, 0, 2).unwrap();
+    let filter = BufferEvent::filter(&under, Plain, Options::CLOSE_ON_FREE).unwrap();
+    filter.write(b"abcde").unwrap();
+    assert_eq!((under.output().len(), filter.output().len()), (2, 3));
+    let flushed = filter.flush(Interest::WRITE, FlushMode::Flush).unwrap();
+    assert_eq!(flushed, FlushResult::Produced);
+    assert_eq!((far.input().len(), filter.output().len()), (5, 0));
+}
+
+#[test]
+fn a_filter_object_is_dropped_with_its_bufferevent() {
+    struct Told(Rc<Cell<bool>>);
+    impl Filter for Told {}
+    impl Drop for Told {
+        fn drop(&mut self) {
+            self.0.set(true);
+        }
+    }
+    let base = EventBase::new().unwrap();
+    let (under, _far) = pair(&base);
+    let dropped = Rc::new(Cell::new(false));
+    let filter =
+        BufferEvent::filter(&under, Told(dropped.clone()), Options::CLOSE_ON_FREE).unwrap();
+    assert!(!dropped.get());
+    filter.free();
+    assert!(dropped.get());
+}
+
+#[test]
+fn a_groups_buckets_are_read_and_moved_one_by_one() {
+    use evring::rate_limit::{Direction, RateLimitConfig};
+    let base = EventBase::new().unwrap();
+    let config = RateLimitConfig::new(100, 100, 200, 200, None).unwrap();
+    let group = base.rate_limit_group(&config);
+    let now = base.clock_ns();
+    let levels = || {
+        (
+            group.limit(Direction::Read, now),
+            group.limit(Direction::Write, now),
+        )
+    };
+    assert_eq!(levels(), (100, 200));
+    group.decrement(Direction::Read, 150, now);
+    assert_eq!(levels(), (-50, 200));
+    group.decrement(Direction::Write, 1, now);
+    group.decrement(Direction::Read, -50, now);
+    assert_eq!(levels(), (0, 199));
+}

@@ -1,0 +1,198 @@
+//! Bugs that were fixed, one test each, named after what went wrong.
+
+use std::cell::{Cell, RefCell};
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener};
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::time::Duration;
+
+use evring::{
+    Addr, BufferEvent, Callbacks, EventBase, Events, Interest, Options, RelayEnd, RelayOptions,
+    RelaySide, relay,
+};
+
+fn over(base: &EventBase, stream: UnixStream) -> BufferEvent {
+    BufferEvent::socket(base, Some(stream.into()), Options::CLOSE_ON_FREE).expect("a bufferevent")
+}
+
+#[test]
+fn a_shutdown_asked_for_before_the_connect_was_forgotten() {
+    let base = EventBase::new().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = Addr::from(listener.local_addr().unwrap());
+    let bev = BufferEvent::socket(&base, None, Options::CLOSE_ON_FREE).unwrap();
+    bev.write(b"all there is").unwrap();
+    bev.shutdown_write().unwrap();
+    bev.connect(&addr).unwrap();
+    assert!(bev.write(b"more").is_err(), "the direction stays shut");
+    let peer = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        let mut all = String::new();
+        stream.read_to_string(&mut all).unwrap();
+        all
+    });
+    bev.set_callbacks(Callbacks::new().on_event(|bev, events| {
+        if events.contains(Events::EOF) {
+            bev.free();
+        }
+    }))
+    .unwrap();
+    bev.enable(Interest::READ).unwrap();
+    base.run().unwrap();
+    assert_eq!(peer.join().unwrap(), "all there is");
+}
+
+#[test]
+fn a_buffer_held_by_a_closure_outlived_the_free_within_it() {
+    let base = EventBase::new().unwrap();
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let bev = over(&base, ours);
+    let before = Rc::new(Cell::new(0));
+    let live = before.clone();
+    bev.set_callbacks(Callbacks::new().on_read(move |bev| {
+        live.set(bev.base().unwrap().slots_live());
+        let freed = bev.input().with(|_input| bev.free());
+        freed.unwrap();
+    }))
+    .unwrap();
+    bev.enable(Interest::READ).unwrap();
+    theirs.write_all(&[7; 16_384]).unwrap();
+    base.run().unwrap();
+    // The handle is still there; the memory went back to the window.
+    assert!(bev.is_freed());
+    assert_eq!(base.slots_live(), before.get());
+}
+
+#[test]
+fn an_end_of_stream_that_was_due_was_told_after_reading_was_finished() {
+    let base = EventBase::new().unwrap();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    theirs.shutdown(Shutdown::Write).unwrap();
+    let options = Options::CLOSE_ON_FREE | Options::DEFER_CALLBACKS;
+    let bev = BufferEvent::socket(&base, Some(ours.into()), options).unwrap();
+    let told = Rc::new(RefCell::new(Vec::new()));
+    let (writes, events) = (told.clone(), told.clone());
+    bev.set_callbacks(
+        Callbacks::new()
+            .on_write(move |bev| {
+                writes.borrow_mut().push("write");
+                let writes = writes.clone();
+                let finished = bev.finish_reading(move |bev| {
+                    writes.borrow_mut().push("finished");
+                    bev.free();
+                });
+                finished.unwrap();
+            })
+            .on_event(move |_, _| events.borrow_mut().push("event")),
+    )
+    .unwrap();
+    // Both are due in one deferred run: the write callback for the enable, and the end.
+    bev.enable(Interest::READ | Interest::WRITE).unwrap();
+    base.run().unwrap();
+    assert_eq!(*told.borrow(), ["write", "finished"]);
+}
+
+#[test]
+fn a_relay_whose_last_bytes_were_refused_said_that_it_finished() {
+    let base = EventBase::new().unwrap();
+    let (mut left, a) = UnixStream::pair().unwrap();
+    let (right, b) = UnixStream::pair().unwrap();
+    let options = RelayOptions::default().high(16 << 20);
+    let joined = relay(&over(&base, a), &over(&base, b), options).unwrap();
+    let report = Rc::new(Cell::new(None));
+    let told = report.clone();
+    joined.on_end(move |how| told.set(Some(*how)));
+
+    const TOTAL: usize = 4 << 20;
+    let sender = std::thread::spawn(move || {
+        left.write_all(&vec![1; TOTAL]).unwrap();
+        left.shutdown(Shutdown::Write).unwrap();
+        left
+    });
+    right.shutdown(Shutdown::Write).unwrap();
+    // It reads nothing, and goes once the relay has all of it.
+    let mut right = Some(right);
+    let watched = joined.clone();
+    base.interval(Duration::from_millis(20), move |timer| {
+        if watched.bytes().0 == TOTAL as u64 && right.take().is_none() {
+            timer.cancel();
+        }
+    })
+    .unwrap();
+    base.run().unwrap();
+    drop(sender.join());
+    let report = report.get().expect("it ended");
+    assert!(report.undelivered > 0, "{report:?}");
+    let RelayEnd::Failed { side, .. } = report.end else {
+        panic!("it failed: {report:?}");
+    };
+    assert_eq!(side, RelaySide::B);
+}
+
+#[test]
+fn a_relay_counted_what_it_could_not_deliver_twice() {
+    let base = EventBase::new().unwrap();
+    let (mut left, a) = UnixStream::pair().unwrap();
+    let (right, b) = UnixStream::pair().unwrap();
+    let joined = relay(&over(&base, a), &over(&base, b), RelayOptions::default()).unwrap();
+    let report = Rc::new(Cell::new(None));
+    let told = report.clone();
+    joined.on_end(move |how| told.set(Some(*how)));
+    // Sends to it are refused, although its own stream goes on.
+    right.shutdown(Shutdown::Read).unwrap();
+    left.write_all(&[1; 1000]).unwrap();
+    let mut peers = vec![left, right];
+    let watched = joined.clone();
+    base.interval(Duration::from_millis(5), move |timer| {
+        // One after the other, once the relay has tried.
+        if watched.bytes().0 == 1000 && peers.pop().is_none() {
+            timer.cancel();
+        }
+    })
+    .unwrap();
+    base.run().unwrap();
+    let report = report.get().expect("it ended");
+    assert_eq!(report.undelivered, 1000, "{report:?}");
+}
+
+#[test]
+fn connecting_a_connected_bufferevent_is_refused() {
+    let base = EventBase::new().unwrap();
+    let (ours, mut far) = UnixStream::pair().unwrap();
+    let bev = over(&base, ours);
+    let anywhere: Addr = "127.0.0.1:9".parse().unwrap();
+    assert!(matches!(
+        bev.connect(&anywhere),
+        Err(evring::Error::Invalid { .. })
+    ));
+    bev.write(b"still connected").unwrap();
+    base.run().unwrap();
+    let mut got = [0; 15];
+    far.read_exact(&mut got).unwrap();
+}
+
+#[test]
+fn a_buffer_put_in_the_outputs_place_is_sent_whole() {
+    let base = EventBase::new().unwrap();
+    let (ours, mut far) = UnixStream::pair().unwrap();
+    let bev = over(&base, ours);
+    // More than the socket takes: the send stays under way.
+    bev.write(&vec![b'x'; 4 << 20]).unwrap();
+    base.run_with(evring::RunFlags::NONBLOCK).unwrap();
+    let taken = bev.output().with(std::mem::take).unwrap();
+    assert_eq!(taken.len(), 4 << 20);
+    bev.write(b"new").unwrap();
+    bev.close_after_flush(None, |_| {}).unwrap();
+    let reader = std::thread::spawn(move || {
+        let mut got = Vec::new();
+        far.read_to_end(&mut got).unwrap();
+        got
+    });
+    base.run().unwrap();
+    let got = reader.join().unwrap();
+    assert!(got.ends_with(b"xnew"), "{} bytes", got.len());
+}
