@@ -519,3 +519,30 @@ fn relay_joins_a_filter_and_a_socket() {
     assert_eq!(writing.join().unwrap(), b"ABC");
     assert_eq!((base.active(), base.in_flight()), (0, 0));
 }
+
+#[test]
+fn rule_38_the_input_filter_is_not_called_with_nothing() {
+    struct NeverEmpty;
+    impl Filter for NeverEmpty {
+        fn input(
+            &mut self,
+            src: &mut EvBuffer,
+            dst: &mut EvBuffer,
+            _: Option<usize>,
+            mode: FlushMode,
+        ) -> FilterResult {
+            if src.is_empty() && mode == FlushMode::Normal {
+                return FilterResult::Error;
+            }
+            dst.add_buffer(src).unwrap();
+            FilterResult::Ok
+        }
+    }
+    let base = EventBase::new().unwrap();
+    let (bev, far) = over_pair(&base, NeverEmpty);
+    bev.enable(Interest::READ).unwrap();
+    base.run().unwrap();
+    far.write(b"some").unwrap();
+    base.run().unwrap();
+    assert_eq!((bev.enabled(), bev.input().len()), (BOTH, 4));
+}

@@ -273,3 +273,35 @@ fn close_after_flush_waits_for_the_partner_to_take_it() {
         ]
     );
 }
+
+#[test]
+fn rule_32_draining_below_the_mark_pulls_at_once() {
+    let (base, a, b) = pair();
+    b.set_watermarks(Interest::READ, 0, 4).unwrap();
+    b.enable(Interest::READ).unwrap();
+    a.write(b"0123456789").unwrap();
+    assert_eq!((b.input().len(), a.output().len()), (4, 6));
+    let mut got = [0; 3];
+    assert_eq!(b.read(&mut got), 3);
+    assert_eq!((b.input().len(), a.output().len()), (4, 3));
+    base.run().unwrap();
+}
+
+#[test]
+fn rule_32_an_enable_of_both_reads_before_it_writes() {
+    let (base, a, b) = pair();
+    let log = Rc::default();
+    logged(&a, "a", &log);
+    logged(&b, "b", &log);
+    a.disable(RW).unwrap();
+    a.write(b"from a").unwrap();
+    b.write(b"from b").unwrap();
+    b.enable(Interest::READ).unwrap();
+    a.enable(RW).unwrap();
+    base.run().unwrap();
+    // One run of callbacks for each, in the order in which they were first due.
+    assert_eq!(
+        *log.borrow(),
+        ["a read 6", "a write", "b read 6", "b write"]
+    );
+}

@@ -976,3 +976,58 @@ fn rule_14_a_file_that_became_too_short_is_a_write_error() {
     assert_eq!(bev.output().len(), 1000, "what was not sent is kept");
     drop(far);
 }
+
+#[test]
+fn rule_08_no_second_call_when_the_callback_disabled_reading() {
+    let base = EventBase::new().unwrap();
+    let (bev, mut far) = made(&base);
+    let calls = Rc::new(Cell::new(0));
+    let count = calls.clone();
+    bev.set_callbacks(Callbacks::new().on_read(move |bev| {
+        count.set(count.get() + 1);
+        bev.read(&mut [0; 2]);
+        bev.disable(Interest::READ).unwrap();
+        // Full even after what was drained.
+        bev.set_watermarks(Interest::READ, 0, 4).unwrap();
+    }))
+    .unwrap();
+    bev.enable(Interest::READ).unwrap();
+    far.write_all(b"12345678").unwrap();
+    run_until(&base, || calls.get() != 0);
+    settle(&base);
+    assert_eq!((calls.get(), bev.input().len()), (1, 6));
+}
+
+#[test]
+fn rule_17_deferred_trigger_inside_a_callback_waits_for_the_fifo() {
+    let base = EventBase::new().unwrap();
+    let (bev, _far) = made(&base);
+    let log = Log::default();
+    let (read, write) = (log.clone(), log.clone());
+    bev.set_callbacks(
+        Callbacks::new()
+            .on_read(move |bev| {
+                read.borrow_mut().push("read".into());
+                bev.trigger(Interest::WRITE, TriggerOptions::DEFER_CALLBACKS)
+                    .unwrap();
+            })
+            .on_write(move |_| write.borrow_mut().push("write".into())),
+    )
+    .unwrap();
+    bev.trigger(Interest::READ, TriggerOptions::empty())
+        .unwrap();
+    assert_eq!(taken(&log), ["read"], "not in the same run of callbacks");
+    base.run().unwrap();
+    assert_eq!(taken(&log), ["write"]);
+}
+
+#[test]
+fn rule_23_two_time_outs_at_once_are_two_events() {
+    let base = EventBase::new().unwrap();
+    let bev = BufferEvent::socket(&base, None, Options::empty()).unwrap();
+    let log = logged(&bev);
+    bev.set_timeouts(Some(SOON), Some(SOON)).unwrap();
+    bev.enable(BOTH).unwrap();
+    base.run().unwrap();
+    assert_eq!(taken(&log), ["READING|TIMEOUT", "WRITING|TIMEOUT"]);
+}

@@ -169,12 +169,14 @@ impl Inner {
         events: Events,
         options: TriggerOptions,
     ) {
-        self.core.borrow_mut().trigger(read, write, events);
+        if !read && !write && events.is_empty() {
+            return;
+        }
         if options.contains(TriggerOptions::DEFER_CALLBACKS) {
-            if self.core.borrow().has_pending() {
-                self.defer_callbacks(base);
-            }
+            self.core.borrow_mut().trigger_later(read, write, events);
+            self.defer_callbacks(base);
         } else {
+            self.core.borrow_mut().trigger(read, write, events);
             self.run_callbacks(base);
         }
     }

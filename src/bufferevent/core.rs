@@ -72,6 +72,8 @@ pub(super) struct Core {
     wr: Half,
     errno: Option<Errno>,
     pending: Pending,
+    /// Triggered to run from the FIFO; joins `pending` there.
+    later: Pending,
     pub(super) options: Options,
     enabled: Interest,
     link: Link,
@@ -95,6 +97,7 @@ impl Core {
             wr: Half::default(),
             errno: None,
             pending: Pending::default(),
+            later: Pending::default(),
             options,
             enabled: Interest::WRITE,
             link,
@@ -181,6 +184,13 @@ impl Core {
 
     pub(super) fn clear_pending(&mut self) {
         self.pending = Pending::default();
+        self.later = Pending::default();
+    }
+
+    /// The FIFO has come to what was triggered for it.
+    pub(super) fn handle_deferred(&mut self) {
+        let later = std::mem::take(&mut self.later);
+        self.trigger(later.read, later.write, later.events);
     }
 
     // What happened.
@@ -249,19 +259,20 @@ impl Core {
         }
     }
 
-    /// Time has passed: which directions timed out.
-    pub(super) fn handle_time(&mut self, output: usize, now: u64) -> Interest {
-        let mut late = Interest::empty();
-        late.set(Interest::READ, self.reads_timed() && due(&self.rd) <= now);
-        late.set(
-            Interest::WRITE,
-            self.writes_timed(output) && due(&self.wr) <= now,
-        );
-        if late.contains(Interest::READ) {
+    /// Time has passed: whether reading timed out.
+    pub(super) fn handle_read_time(&mut self, now: u64) -> bool {
+        let late = self.reads_timed() && due(&self.rd) <= now;
+        if late {
             self.enabled.remove(Interest::READ);
             self.pending.events |= Events::READING | Events::TIMEOUT;
         }
-        if late.contains(Interest::WRITE) {
+        late
+    }
+
+    /// Time has passed: whether writing, or the connect, timed out.
+    pub(super) fn handle_write_time(&mut self, output: usize, now: u64) -> bool {
+        let late = self.writes_timed(output) && due(&self.wr) <= now;
+        if late {
             self.enabled.remove(Interest::WRITE);
             self.write_owed = false;
             self.pending.events |= Events::WRITING | Events::TIMEOUT;
@@ -430,9 +441,16 @@ impl Core {
         self.pending.events |= events;
     }
 
-    /// Whether the input is at its high mark (the read callback may be called again).
+    /// As [`trigger`](Self::trigger), but from the FIFO: not within a run of callbacks that is under way.
+    pub(super) fn trigger_later(&mut self, read: bool, write: bool, events: Events) {
+        self.later.read |= read;
+        self.later.write |= write;
+        self.later.events |= events;
+    }
+
+    /// Whether the input is at its high mark and the user reads (the read callback may be called again).
     pub(super) fn is_full(&self) -> bool {
-        self.full
+        self.full && self.enabled.contains(Interest::READ)
     }
 
     fn reads_timed(&self) -> bool {

@@ -201,7 +201,8 @@ impl Inner {
         let mut produced = false;
         loop {
             let core = self.core.borrow();
-            if mode == FlushMode::Normal && !core.wants_read() {
+            let idle = !core.wants_read() || filtering.under.input().is_empty();
+            if mode == FlushMode::Normal && idle {
                 break;
             }
             let limit = match (mode, core.room(self.input_len())) {

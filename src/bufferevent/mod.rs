@@ -687,10 +687,8 @@ impl Inner {
             .borrow_mut()
             .handle_input_changed(self.input_len(), base.now());
         if resumed {
-            if let Flavour::Pair(pair) = &self.flavour
-                && let Some(partner) = pair.partner()
-            {
-                partner.mark_dirty(base);
+            if let Flavour::Pair(pair) = &self.flavour {
+                self.pull_pair(base, pair);
             }
             if let Flavour::Filter(filtering) = &self.flavour {
                 self.sync_hold(base, filtering);
@@ -843,6 +841,7 @@ impl Source for Inner {
         if self.freed.get() {
             return;
         }
+        self.core.borrow_mut().handle_deferred();
         self.call(base);
         self.sync(base);
     }
@@ -856,9 +855,17 @@ impl Source for Inner {
             return;
         }
         self.expire_limits(base, now);
+        // Each direction with a call of its own, if the callbacks are not deferred.
+        if self.core.borrow_mut().handle_read_time(now) {
+            self.run_callbacks(base);
+        }
+        if self.freed.get() {
+            return;
+        }
         let output = self.output_len();
-        let late = self.core.borrow_mut().handle_time(output, now);
-        self.socket.abandon(base, late);
+        if self.core.borrow_mut().handle_write_time(output, now) {
+            self.socket.abandon(base);
+        }
         self.progress_closing(base);
         self.run_callbacks(base);
         self.sync(base);

@@ -79,8 +79,9 @@ impl Inner {
     /// Moves what can move in both directions of a pair, and tells of an end that is due.
     pub(super) fn move_pair(self: &Rc<Self>, base: &EventBase, pair: &Pair) {
         if let Some(partner) = pair.partner() {
-            transfer(self, &partner, base, false);
+            // In libevent's order, which is that of the callbacks.
             transfer(&partner, self, base, false);
+            transfer(self, &partner, base, false);
         }
         self.end_pair_direction(base, pair);
         self.show_pair_end(base, pair);
@@ -93,6 +94,13 @@ impl Inner {
                 transfer(self, &partner, base, false);
             }
             None => self.show_pair_end(base, pair),
+        }
+    }
+
+    /// The input of a pair was drained below its mark: it takes more at once, if there is more.
+    pub(super) fn pull_pair(self: &Rc<Self>, base: &EventBase, pair: &Pair) {
+        if let Some(partner) = pair.partner() {
+            transfer(&partner, self, base, false);
         }
     }
 

@@ -14,8 +14,8 @@ use crate::arena::Piece;
 use crate::driver::{Completion, Op, OpId, Pieces};
 use crate::error::Error;
 use crate::evbuffer::EvBuffer;
+use crate::event_base::EventBase;
 use crate::event_base::source::{Feeding, Offer};
-use crate::event_base::{EventBase, Interest};
 use crate::sys::{self, Errno};
 
 /// The most pieces that one send gathers. Linux takes 1,024; past 64 the gain is gone.
@@ -295,11 +295,8 @@ impl Socket {
         (read as usize, write as usize)
     }
 
-    /// What a time-out stops: a send that makes no way, a connect.
-    pub(super) fn abandon(&self, base: &EventBase, late: Interest) {
-        if !late.contains(Interest::WRITE) {
-            return;
-        }
+    /// What a write time-out stops: a send that makes no way, a connect.
+    pub(super) fn abandon(&self, base: &EventBase) {
         if let Some(op) = self.connect.take() {
             self.strays.set(self.strays.get() + 1);
             base.cancel(op);
