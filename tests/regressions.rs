@@ -223,3 +223,54 @@ fn a_close_of_a_pair_waited_for_a_partner_that_was_gone() {
     base.run().unwrap();
     assert_eq!(told.get(), Some(FlushEnd::Failed { unsent: 17 }));
 }
+
+thread_local! {
+    /// What a payload's destructor, which has to be `Send`, finds the world by.
+    static WORLD: RefCell<Option<(EventBase, BufferEvent)>> = const { RefCell::new(None) };
+    static DROPPED: Cell<u32> = const { Cell::new(0) };
+}
+
+/// A payload whose destructor calls back.
+struct Calling(Vec<u8>);
+
+impl AsRef<[u8]> for Calling {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Calling {
+    fn drop(&mut self) {
+        let world = WORLD.with_borrow(Clone::clone);
+        let Some((base, bev)) = world else { return };
+        DROPPED.set(DROPPED.get() + 1);
+        let _in_flight = base.in_flight();
+        bev.write(b"dropped").expect("another bufferevent takes it");
+    }
+}
+
+#[test]
+fn the_destructor_of_a_payload_in_flight_found_the_ring_borrowed() {
+    for pieces in [1, 3] {
+        let base = EventBase::new().expect("a base");
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let (other, mut told) = UnixStream::pair().expect("a pair");
+        let bev = over(&base, ours);
+        WORLD.set(Some((base.clone(), over(&base, other))));
+        DROPPED.set(0);
+        for _ in 0..pieces {
+            // More than the socket takes: the send stays in flight.
+            let payload = bytes::Bytes::from_owner(Calling(vec![7; 1 << 19]));
+            bev.write_piece(payload).expect("it is not freed");
+        }
+        base.run_with(evring::RunFlags::NONBLOCK).expect("a turn");
+        // The operation holds the last reference from here on.
+        bev.free();
+        base.run().expect("until all is cancelled and told");
+        assert_eq!(DROPPED.get(), pieces);
+        let mut got = vec![0; 7 * pieces as usize];
+        told.read_exact(&mut got).expect("each destructor wrote");
+        WORLD.set(None);
+        drop(theirs);
+    }
+}

@@ -131,6 +131,13 @@ impl Piece {
             .is_some_and(|header| header.kind() == Kind::Slot)
     }
 
+    /// True when its bytes are somebody else's: the last reference runs their destructor.
+    #[inline]
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.header()
+            .is_some_and(|header| header.kind() == Kind::Foreign)
+    }
+
     /// True when no other piece, slot or block refers to the same memory; static data never is.
     #[inline]
     pub fn is_unique(&self) -> bool {

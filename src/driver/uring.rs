@@ -72,6 +72,10 @@ impl Driver for Uring {
         self.ring.give_pieces(pieces);
     }
 
+    fn pop_spent(&mut self) -> Option<Piece> {
+        self.ring.pop_spent()
+    }
+
     fn socket(&mut self, family: i32) -> io::Result<i32> {
         net::socket(family, libc::SOCK_STREAM).map(IntoRawFd::into_raw_fd)
     }

@@ -8,6 +8,7 @@ use bitflags::bitflags;
 
 use super::source::{Feeding, Offer};
 use super::{Base, EventBase, SpinPolicy};
+use crate::arena::Piece;
 use crate::driver::Wait;
 use crate::error::Error;
 
@@ -291,7 +292,12 @@ impl EventBase {
     fn dispatch_completions(&self) -> (u32, bool) {
         let base = &*self.0;
         for handled in 0..COMPLETIONS_PER_TURN {
-            let Some(completion) = self.with_driver(|driver| driver.next()) else {
+            let (completion, spent) =
+                self.with_driver(|driver| (driver.next(), driver.pop_spent()));
+            if spent.is_some() {
+                self.drop_spent(spent);
+            }
+            let Some(completion) = completion else {
                 if handled != 0 {
                     base.tally.completed_at(base.now.get());
                 }
@@ -311,6 +317,16 @@ impl EventBase {
         }
         base.tally.completed_at(base.now.get());
         (COMPLETIONS_PER_TURN, false)
+    }
+
+    /// Drops users' payloads with nothing borrowed: destructors may call anything.
+    #[cold]
+    fn drop_spent(&self, first: Option<Piece>) {
+        let mut spent = first;
+        while spent.is_some() {
+            drop(spent);
+            spent = self.with_driver(|driver| driver.pop_spent());
+        }
     }
 
     fn expire_timers(&self) {

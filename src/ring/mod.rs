@@ -113,6 +113,8 @@ pub struct Ring {
         reason = "in flight they must not move: the kernel knows their address"
     )]
     spare_gathers: Vec<Box<Gather>>,
+    /// See [`Ring::pop_spent`].
+    spent: Vec<Piece>,
     spare_pieces: Vec<Vec<Piece>>,
     counters: RingCounters,
     fork: ForkGuard,
@@ -175,6 +177,7 @@ impl Ring {
             window: None,
             fixed: None,
             spare_gathers: Vec::new(),
+            spent: Vec::new(),
             spare_pieces: Vec::new(),
             counters: RingCounters::default(),
             fork: ForkGuard::new(),
@@ -277,9 +280,26 @@ impl Ring {
 
     /// Gives a vector back that [`Ring::take_pieces`] gave and that was not pushed after all.
     pub fn give_pieces(&mut self, mut pieces: Vec<Piece>) {
-        pieces.clear();
+        for piece in pieces.drain(..) {
+            self.let_go(piece);
+        }
         if pieces.capacity() > 0 && self.spare_pieces.len() < MAX_SPARE {
             self.spare_pieces.push(pieces);
+        }
+    }
+
+    /// A payload of somebody else's that no operation holds any more. Dropping it may run a destructor of theirs, which
+    /// may want this very ring: whoever owns the ring drops it when the ring is free again.
+    #[inline]
+    pub fn pop_spent(&mut self) -> Option<Piece> {
+        self.spent.pop()
+    }
+
+    /// An operation needs a piece no longer.
+    #[inline]
+    pub(super) fn let_go(&mut self, piece: Piece) {
+        if piece.is_foreign() {
+            self.spent.push(piece);
         }
     }
 

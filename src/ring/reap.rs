@@ -141,7 +141,8 @@ impl Ring {
                 self.counters.rearms += 1;
             }
             match self.table.remove(id) {
-                Held::Nothing | Held::Piece(_) | Held::Addr(_) => {}
+                Held::Nothing | Held::Addr(_) => {}
+                Held::Piece(piece) => self.let_go(piece),
                 Held::Slot(slot) => buffer = filled(slot, len),
                 Held::Gather(gather) => self.recycle(gather),
             }
