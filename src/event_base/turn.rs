@@ -214,6 +214,9 @@ impl EventBase {
     /// Tops the receive window up, and lets readers that ran out of slots try again: each that
     /// waits is served before any is served twice.
     fn serve_starved(&self) {
+        if !self.0.starved.borrow().is_empty() {
+            self.want_slots();
+        }
         let mut published = self.with_driver(|driver| driver.refill());
         for reserve in [Offer::ReserveForTheIdle, Offer::ReserveForAny] {
             let waiting = self.0.starved.borrow().len();
@@ -237,6 +240,20 @@ impl EventBase {
                 }
             }
         }
+    }
+
+    /// Slots that come back on another thread are to wake the loop, should it sleep for the lack of them.
+    #[cold]
+    fn want_slots(&self) {
+        let arena = self.with_driver(|driver| driver.shared_arena().cloned());
+        let Some(arena) = arena else { return };
+        if !arena.has_bell() {
+            match self.bell() {
+                Ok(bell) => arena.set_bell(bell),
+                Err(error) => log::warn!("slots that other threads return wake no loop: {error}"),
+            }
+        }
+        arena.want();
     }
 
     fn is_idle(&self) -> bool {
