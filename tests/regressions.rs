@@ -274,3 +274,80 @@ fn the_destructor_of_a_payload_in_flight_found_the_ring_borrowed() {
         drop(theirs);
     }
 }
+
+#[test]
+fn a_base_whose_last_handle_goes_inside_a_callback() {
+    let holder: Rc<RefCell<Option<EventBase>>> = Rc::default();
+    let base = EventBase::new().expect("a base");
+    let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+    let bev = over(&base, ours);
+    let mine = holder.clone();
+    let called = Rc::new(Cell::new(false));
+    let seen = called.clone();
+    bev.set_callbacks(Callbacks::new().on_read(move |bev| {
+        let last = mine.borrow_mut().take();
+        drop(last);
+        bev.write(b"still there: the loop that runs holds it")
+            .expect("the loop holds the base");
+        seen.set(true);
+        bev.free();
+    }))
+    .expect("callbacks");
+    bev.enable(Interest::READ).expect("enabled");
+    theirs.write_all(b"x").expect("written");
+    let weak = base.clone();
+    *holder.borrow_mut() = Some(base);
+    weak.run().expect("a run");
+    drop(weak);
+    assert!(called.get() && bev.is_freed());
+    let mut rest = Vec::new();
+    theirs.read_to_end(&mut rest).expect("closed");
+}
+
+#[test]
+fn a_callback_that_panicked_was_never_called_again() {
+    let base = EventBase::new().expect("a base");
+    let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+    let bev = over(&base, ours);
+    let calls = Rc::new(Cell::new(0));
+    let count = calls.clone();
+    bev.set_callbacks(Callbacks::new().on_read(move |bev| {
+        count.set(count.get() + 1);
+        bev.read(&mut [0; 8]);
+        assert!(count.get() != 1, "the first time");
+        bev.base().expect("it runs").stop();
+        bev.free();
+    }))
+    .expect("callbacks");
+    bev.enable(Interest::READ).expect("enabled");
+    theirs.write_all(b"x").expect("written");
+    let run = std::panic::AssertUnwindSafe(|| base.run());
+    assert!(std::panic::catch_unwind(run).is_err());
+    // Whoever catches the panic may go on: the handler is in its place again, the bufferevent not stuck in a call.
+    theirs.write_all(b"y").expect("written");
+    base.stop_after(Duration::from_secs(10));
+    base.run().expect("a run");
+    assert_eq!(calls.get(), 2);
+}
+
+#[test]
+fn what_others_had_to_send_was_forgotten_when_a_callback_panicked() {
+    let base = EventBase::new().expect("a base");
+    let (ours, _theirs) = UnixStream::pair().expect("a pair");
+    let (also_ours, mut far) = UnixStream::pair().expect("a pair");
+    let (panicking, other) = (over(&base, ours), over(&base, also_ours));
+    panicking
+        .set_callbacks(Callbacks::new().on_write(|_| panic!("before the others are begun")))
+        .expect("callbacks");
+    panicking.enable(Interest::WRITE).expect("enabled");
+    other.write(b"sent").expect("written");
+    let run = std::panic::AssertUnwindSafe(|| base.run());
+    assert!(std::panic::catch_unwind(run).is_err());
+    for _ in 0..5 {
+        base.run_with(evring::RunFlags::NONBLOCK).expect("a turn");
+    }
+    far.set_nonblocking(true).expect("a flag");
+    let mut got = [0; 4];
+    far.read_exact(&mut got).expect("it was sent");
+    assert_eq!(base.active(), 0, "nothing keeps the loop alive");
+}

@@ -141,3 +141,47 @@ fn the_reserved_slot_moves_one_connection_while_another_holds_all_the_rest() {
     assert_eq!(base.slots_live(), 4);
     drop(kept);
 }
+
+#[test]
+fn a_slot_that_another_thread_drops_wakes_the_loop() {
+    let base = small_base();
+    let (far, fd) = tcp_pair();
+    let bev = adopt(&base, fd);
+    // All that is received goes to another thread, which keeps it until no more comes: every slot is out then, and
+    // nothing else would wake the loop.
+    let (keep, kept) = std::sync::mpsc::channel::<evring::EvBuffer>();
+    let keeper = thread::spawn(move || {
+        let mut hoard = Vec::new();
+        loop {
+            match kept.recv_timeout(Duration::from_millis(20)) {
+                Ok(buffer) => hoard.push(buffer),
+                Err(std::sync::mpsc::RecvTimeoutError::Timeout) => hoard.clear(),
+                Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    });
+    let got = Rc::new(Cell::new(0));
+    let count = got.clone();
+    bev.set_callbacks(
+        Callbacks::new()
+            .on_read(move |bev| {
+                let mut buffer = evring::EvBuffer::new();
+                count.set(count.get() + bev.read_buffer(&mut buffer).unwrap());
+                keep.send(buffer).unwrap();
+            })
+            .on_event(|bev, _| bev.free()),
+    )
+    .unwrap();
+    bev.enable(Interest::READ).unwrap();
+    let sender = thread::spawn(move || (&far).write_all(&pattern(1, 6 * MIB)).unwrap());
+    // Should the wake-up be missing, the test fails instead of hanging.
+    base.stop_after(Duration::from_secs(20));
+    while got.get() < 6 * MIB || !bev.is_freed() {
+        let exit = base.run_with(evring::RunFlags::ONCE).unwrap();
+        assert_eq!(exit, evring::Exit::Turned, "{} bytes", got.get());
+    }
+    assert!(base.counters().starved > 0, "slots did run out");
+    sender.join().unwrap();
+    drop(base);
+    keeper.join().unwrap();
+}

@@ -8,8 +8,8 @@ use crossbeam_queue::SegQueue;
 use std::fmt;
 use std::io;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Bytes of one chunk, the unit in which an arena grows.
 pub const CHUNK_BYTES: usize = 2 * 1024 * 1024;
@@ -118,9 +118,15 @@ pub(super) struct Shared {
     reserve: Idle,
     reserve_out: AtomicBool,
     leak: AtomicBool,
+    /// The taker waits for a slot: whoever returns one on another thread rings.
+    wanted: AtomicBool,
+    bell: OnceLock<Bell>,
     /// Memory of the reserve slot, and its header.
     reserve_memory: Option<(Mapping, Vec<Header>)>,
 }
+
+/// Wakes the taker of slots. Called on any thread.
+type Bell = Box<dyn Fn() + Send + Sync>;
 
 struct Pool {
     free: Vec<Idle>,
@@ -189,6 +195,8 @@ impl Arena {
             reserve,
             reserve_out: AtomicBool::new(false),
             leak: AtomicBool::new(false),
+            wanted: AtomicBool::new(false),
+            bell: OnceLock::new(),
             reserve_memory: Some((memory, header)),
         });
         // SAFETY: the reserve header is idle and nobody else knows it yet.
@@ -230,6 +238,24 @@ impl Arena {
     pub fn take_reserve(&self) -> Option<Slot> {
         let out = self.shared.reserve_out.swap(true, Ordering::Acquire);
         (!out).then(|| self.slot(self.shared.reserve))
+    }
+
+    /// Whom to wake when a slot comes back from another thread while one is wanted. The first one stays.
+    pub(crate) fn set_bell(&self, bell: impl Fn() + Send + Sync + 'static) {
+        let _has_one = self.shared.bell.set(Box::new(bell));
+    }
+
+    /// Whether [`set_bell`](Self::set_bell) was called.
+    pub(crate) fn has_bell(&self) -> bool {
+        self.shared.bell.get().is_some()
+    }
+
+    /// The caller is about to look for a slot, and to sleep if there is none: the next one that comes back from another
+    /// thread after this rings the bell, once.
+    pub(crate) fn want(&self) {
+        self.shared.wanted.store(true, Ordering::Relaxed);
+        // With the one in `ring`: either the caller sees the slot, or its returner sees the wish.
+        fence(Ordering::SeqCst);
     }
 
     /// How many slots [`Arena::take`] could give now: the free ones and those not mapped yet.
@@ -354,6 +380,17 @@ impl fmt::Debug for Arena {
 }
 
 impl Shared {
+    /// A slot came back on another thread than the taker's.
+    fn ring(&self) {
+        fence(Ordering::SeqCst);
+        if self.wanted.load(Ordering::Relaxed)
+            && self.wanted.swap(false, Ordering::Relaxed)
+            && let Some(bell) = self.bell.get()
+        {
+            bell();
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Pool> {
         // The pool's state is whole between any two of its steps, so a panic elsewhere while the
         // lock was held has not spoiled it.
@@ -384,13 +421,17 @@ pub(super) unsafe fn come_home(header: NonNull<Header>) {
         let arena = header.as_ref().arena;
         Arc::from_raw(arena)
     };
+    let at_home = shared.taker.load(Ordering::Relaxed) == thread_token();
     if header == shared.reserve.0 {
         shared.reserve_out.store(false, Ordering::Release);
-    } else if shared.taker.load(Ordering::Relaxed) == thread_token() {
+    } else if at_home {
         shared.lock().free.push(Idle(header));
     } else {
         shared.returned.push(Idle(header));
         shared.remote_returns.fetch_add(1, Ordering::Relaxed);
+    }
+    if !at_home {
+        shared.ring();
     }
 }
 

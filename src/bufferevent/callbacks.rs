@@ -101,6 +101,41 @@ impl fmt::Debug for Callbacks {
     }
 }
 
+/// A run of callbacks. Ends it also when one of them panics: whoever catches that may go on with the loop.
+struct Calling<'a> {
+    inner: &'a Rc<Inner>,
+    base: &'a EventBase,
+}
+
+impl Drop for Calling<'_> {
+    fn drop(&mut self) {
+        self.inner.calling.set(false);
+        if !self.inner.freed.get() && self.inner.core.borrow().has_pending() {
+            self.inner.defer_callbacks(self.base);
+        }
+        if std::thread::panicking() {
+            // Who called does not get to it.
+            self.inner.sync(self.base);
+        }
+    }
+}
+
+/// The handler while it is called; it goes back also when it panics.
+struct Lent<'a> {
+    inner: &'a Inner,
+    handler: Option<Box<dyn Handler>>,
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        // Kept only if it was not replaced, cleared or freed meanwhile. Otherwise it is dropped
+        // here, with no borrow held: it may own the last handle to something.
+        if !self.inner.handler_changed.get() && !self.inner.freed.get() {
+            *self.inner.handler.borrow_mut() = self.handler.take();
+        }
+    }
+}
+
 impl Inner {
     /// Runs the callbacks that are due, here if that is allowed, from the FIFO if not.
     pub(super) fn run_callbacks(self: &Rc<Self>, base: &EventBase) {
@@ -128,6 +163,7 @@ impl Inner {
     pub(super) fn call(self: &Rc<Self>, base: &EventBase) {
         let bev = BufferEvent(self.clone());
         self.calling.set(true);
+        let _calling = Calling { inner: self, base };
         for stage in Stage::ORDER {
             if self.freed.get() {
                 break;
@@ -136,16 +172,19 @@ impl Inner {
             let Some(events) = due else { continue };
             self.call_stage(&bev, base, stage, events);
         }
-        self.calling.set(false);
-        if !self.freed.get() && self.core.borrow().has_pending() {
-            self.defer_callbacks(base);
-        }
     }
 
     fn call_stage(&self, bev: &BufferEvent, base: &EventBase, stage: Stage, events: Events) {
         let taken = self.handler.borrow_mut().take();
-        let Some(mut handler) = taken else { return };
+        let Some(handler) = taken else { return };
         self.handler_changed.set(false);
+        let mut lent = Lent {
+            inner: self,
+            handler: Some(handler),
+        };
+        let Some(handler) = &mut lent.handler else {
+            return;
+        };
         match stage {
             Stage::Read => {
                 let before = self.input_len();
@@ -154,11 +193,6 @@ impl Inner {
             }
             Stage::Write => handler.write(bev),
             Stage::Connected | Stage::Events => handler.event(bev, events),
-        }
-        // Kept only if it was not replaced, cleared or freed meanwhile. Otherwise it is dropped
-        // here, with no borrow held: it may own the last handle to something.
-        if !self.handler_changed.get() && !self.freed.get() {
-            *self.handler.borrow_mut() = Some(handler);
         }
     }
 

@@ -46,6 +46,11 @@ pub(crate) trait Driver {
     /// The memory that receives are filled from.
     fn arena(&self) -> &Arena;
 
+    /// The memory, if slots of it may come back on other threads while the loop sleeps.
+    fn shared_arena(&self) -> Option<&Arena> {
+        None
+    }
+
     /// What the backend can do.
     fn caps(&self) -> &Caps;
 

@@ -52,6 +52,10 @@ impl Driver for Uring {
         &self.arena
     }
 
+    fn shared_arena(&self) -> Option<&Arena> {
+        Some(&self.arena)
+    }
+
     fn caps(&self) -> &Caps {
         self.ring.caps()
     }

@@ -130,9 +130,13 @@ impl EventBase {
         self.0.active.get()
     }
 
-    /// Operations that the kernel has not finished, those of freed objects included.
+    /// Operations that the kernel has not finished, those of freed objects included; not the one by which other threads wake
+    /// the loop.
     pub fn in_flight(&self) -> usize {
-        self.0.with_driver(|driver| driver.in_flight())
+        // The inbox has exactly one, from when it is made until the base ends.
+        let own = usize::from(self.0.remote.borrow().is_some());
+        let all = self.0.with_driver(|driver| driver.in_flight());
+        all.saturating_sub(own)
     }
 
     /// Receive slots that are in some buffer, in the window or in flight, in slots of
@@ -357,11 +361,21 @@ impl EventBase {
     /// # Errors
     /// [`Error::Io`] when the process has no descriptor left for the eventfd.
     pub fn remote(&self) -> Result<Remote, Error> {
-        let mut inbox = self.0.remote.borrow_mut();
-        if inbox.is_none() {
-            *inbox = Some(remote::Inbox::new(self)?);
+        Ok(self.inbox()?.remote())
+    }
+
+    /// What wakes the loop from any thread. It does nothing once the base is gone.
+    fn bell(&self) -> Result<impl Fn() + Send + Sync + use<>, Error> {
+        Ok(self.inbox()?.bell())
+    }
+
+    fn inbox(&self) -> Result<Rc<remote::Inbox>, Error> {
+        if let Some(inbox) = &*self.0.remote.borrow() {
+            return Ok(inbox.clone());
         }
-        Ok(inbox.as_ref().expect("filled above").remote())
+        let inbox = remote::Inbox::new(self)?;
+        *self.0.remote.borrow_mut() = Some(inbox.clone());
+        Ok(inbox)
     }
 }
 

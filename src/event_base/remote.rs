@@ -115,6 +115,16 @@ impl Inbox {
         Remote(self.shared.clone())
     }
 
+    /// Wakes the loop for nothing but its turn. It keeps nothing of the base alive.
+    pub(super) fn bell(&self) -> impl Fn() + Send + Sync + use<> {
+        let shared = Arc::downgrade(&self.shared);
+        move || {
+            if let Some(shared) = shared.upgrade() {
+                shared.ring_the_bell();
+            }
+        }
+    }
+
     /// The base ends: posts are refused from now on, waiting jobs dropped.
     pub(super) fn close(&self) {
         self.shared.closed.store(true, Ordering::Release);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bitflags::bitflags;
 
-use super::source::{Feeding, Offer};
+use super::source::{Feeding, Offer, Source};
 use super::{Base, EventBase, SpinPolicy};
 use crate::arena::Piece;
 use crate::driver::Wait;
@@ -194,9 +194,15 @@ impl EventBase {
         // Callbacks may mark more; they join the same pass, up to a bound, so that their I/O
         // leaves with this enter.
         for _ in 0..2 {
-            for source in list.drain(..) {
+            list.reverse();
+            let left = Unstarted {
+                base: &self.0,
+                list: &mut list,
+            };
+            while let Some(source) = left.list.pop() {
                 source.start_io(self);
             }
+            drop(left);
             let mut dirty = self.0.dirty.borrow_mut();
             if dirty.is_empty() {
                 // Keep the larger allocation: steady state allocates nothing.
@@ -214,6 +220,9 @@ impl EventBase {
     /// Tops the receive window up, and lets readers that ran out of slots try again: each that
     /// waits is served before any is served twice.
     fn serve_starved(&self) {
+        if !self.0.starved.borrow().is_empty() {
+            self.want_slots();
+        }
         let mut published = self.with_driver(|driver| {
             let published = driver.refill();
             let arena = driver.arena();
@@ -244,6 +253,20 @@ impl EventBase {
                 }
             }
         }
+    }
+
+    /// Slots that come back on another thread are to wake the loop, should it sleep for the lack of them.
+    #[cold]
+    fn want_slots(&self) {
+        let arena = self.with_driver(|driver| driver.shared_arena().cloned());
+        let Some(arena) = arena else { return };
+        if !arena.has_bell() {
+            match self.bell() {
+                Ok(bell) => arena.set_bell(bell),
+                Err(error) => log::warn!("slots that other threads return wake no loop: {error}"),
+            }
+        }
+        arena.want();
     }
 
     fn is_idle(&self) -> bool {
@@ -369,6 +392,21 @@ impl EventBase {
                 // Something more urgent may have become ready: look at the kernel first.
                 return;
             }
+        }
+    }
+}
+
+/// Sources whose I/O is still to be begun, last first. Those that a panic in a callback leaves wait for the next turn.
+struct Unstarted<'a> {
+    base: &'a Base,
+    list: &'a mut Vec<Rc<dyn Source>>,
+}
+
+impl Drop for Unstarted<'_> {
+    fn drop(&mut self) {
+        if !self.list.is_empty() {
+            let mut dirty = self.base.dirty.borrow_mut();
+            dirty.splice(0..0, self.list.drain(..).rev());
         }
     }
 }
