@@ -10,6 +10,11 @@ use evring::{
     FlushResult, Interest, Options, RelayOptions, relay,
 };
 
+#[path = "../examples/zlib.rs"]
+#[allow(dead_code, reason = "its main is for the example")]
+mod zlib;
+use zlib::Zlib;
+
 const BOTH: Interest = Interest::all();
 
 /// Adds `add` to every byte on its way out and takes it away on its way in.
@@ -313,91 +318,6 @@ fn rule_40_filters_stack_and_flush_goes_all_the_way_down() {
     bev.free();
     assert!(under.is_freed(), "CLOSE_ON_FREE at every level");
     assert_eq!(base.active(), 0);
-}
-
-/// A zlib stream each way.
-struct Zlib {
-    deflate: flate2::Compress,
-    inflate: flate2::Decompress,
-}
-
-impl Zlib {
-    fn new() -> Self {
-        Zlib {
-            deflate: flate2::Compress::new(flate2::Compression::fast(), true),
-            inflate: flate2::Decompress::new(true),
-        }
-    }
-}
-
-const CHUNK: usize = 16 << 10;
-
-impl Filter for Zlib {
-    fn input(
-        &mut self,
-        src: &mut EvBuffer,
-        dst: &mut EvBuffer,
-        limit: Option<usize>,
-        _: FlushMode,
-    ) -> FilterResult {
-        let mut produced = 0;
-        while produced < limit.unwrap_or(usize::MAX) {
-            let head = bytes::Buf::chunk(src).to_vec();
-            let mut out = vec![0; CHUNK.min(limit.map_or(CHUNK, |limit| limit - produced))];
-            let (read, wrote) = (self.inflate.total_in(), self.inflate.total_out());
-            if self
-                .inflate
-                .decompress(&head, &mut out, flate2::FlushDecompress::None)
-                .is_err()
-            {
-                return FilterResult::Error;
-            }
-            let read = (self.inflate.total_in() - read) as usize;
-            let wrote = (self.inflate.total_out() - wrote) as usize;
-            src.drain(read).unwrap();
-            dst.add(&out[..wrote]).unwrap();
-            produced += wrote;
-            if read == 0 && wrote == 0 {
-                return FilterResult::NeedMore;
-            }
-        }
-        FilterResult::Ok
-    }
-
-    fn output(
-        &mut self,
-        src: &mut EvBuffer,
-        dst: &mut EvBuffer,
-        _: Option<usize>,
-        mode: FlushMode,
-    ) -> FilterResult {
-        let flush = match mode {
-            FlushMode::Normal => flate2::FlushCompress::None,
-            FlushMode::Flush => flate2::FlushCompress::Sync,
-            FlushMode::Finished => flate2::FlushCompress::Finish,
-        };
-        let mut out = vec![0; CHUNK];
-        loop {
-            let head = bytes::Buf::chunk(src).to_vec();
-            let last = head.len() == src.len();
-            let flush = if last {
-                flush
-            } else {
-                flate2::FlushCompress::None
-            };
-            let (read, wrote) = (self.deflate.total_in(), self.deflate.total_out());
-            let Ok(status) = self.deflate.compress(&head, &mut out, flush) else {
-                return FilterResult::Error;
-            };
-            let read = (self.deflate.total_in() - read) as usize;
-            let wrote = (self.deflate.total_out() - wrote) as usize;
-            src.drain(read).unwrap();
-            dst.add(&out[..wrote]).unwrap();
-            if status == flate2::Status::StreamEnd || src.is_empty() && wrote < out.len() {
-                return FilterResult::NeedMore;
-            }
-        }
-    }
 }
 
 fn text(len: usize) -> Vec<u8> {
