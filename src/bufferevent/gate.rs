@@ -16,6 +16,9 @@ use crate::rate_limit::{Demand, Direction, Grant, Launch, Limiter, Resumed, Susp
 /// for hundreds of messages, little enough that many members find room.
 const IDLE_RECEIVE_SLOTS: usize = 4;
 
+/// The least worth asking for instead of waiting for readability first, which costs an operation more.
+const IDLE_RECEIVE_BYTES: usize = 1024;
+
 /// From so many slots on a grant is worth a multishot receive; below, a single one uses all of it.
 const MULTISHOT_SLOTS: u32 = 2;
 
@@ -330,14 +333,17 @@ impl Limits {
                 self.launch(base, Direction::Read, Demand::ready(bytes))
             }
             (true, false) => {
-                let much = wanted.min(IDLE_RECEIVE_SLOTS * base.slot_size());
-                match self.launch(base, Direction::Read, Demand::idle(much)) {
-                    Launch::AwaitReadable => {
-                        let little = much.min(base.slot_size());
-                        self.launch(base, Direction::Read, Demand::idle(little))
+                let slot = base.slot_size();
+                let [much, less, least] =
+                    [IDLE_RECEIVE_SLOTS * slot, slot, IDLE_RECEIVE_BYTES].map(|n| n.min(wanted));
+                let mut ask = |bytes| self.launch(base, Direction::Read, Demand::idle(bytes));
+                let mut launch = ask(much);
+                for bytes in [less, least] {
+                    if launch == Launch::AwaitReadable {
+                        launch = ask(bytes);
                     }
-                    launch => launch,
                 }
+                launch
             }
         };
         let readable = std::mem::take(&mut self.readable);
@@ -454,10 +460,10 @@ mod tests {
         let receive = spares.launch_receive(&base, true, MOST_BYTES);
         assert_eq!(receive, launched(true, much - (SLOT - 1), true));
 
-        let mut tight = member(&base, 100 * SLOT, 100 * SLOT);
+        let mut tight = member(&base, 2 * SLOT, 2 * SLOT);
         let receive = tight.launch_receive(&base, true, MOST_BYTES);
         assert_eq!(receive, launched(false, SLOT, true));
-        // The slack is spent: the next receive has to know of data.
+        // The slack is spent, and a 256th of the rate not worth it: the next has to know of data.
         let receive = tight.launch_receive(&base, true, MOST_BYTES);
         assert_eq!(receive, Receive::AwaitReadable);
         tight.readable = true;

@@ -14,8 +14,12 @@ use super::port::{PortShared, PortTable, Wakes};
 use super::schedule::{Position, Schedule};
 use super::waiters::{Fate, Waiters};
 
-/// What idle receives may hold on top of `burst - rate`: the default size of a slot.
+/// What idle receives may hold that does not count against the burst: the default size of a slot.
 const IDLE_SLACK_BYTES: i64 = 16 * 1024;
+
+/// The part of the rate that idle receives may hold where the burst is no larger. Those who are busy
+/// then fall short of the rate by as much; to poll before every receive would cost more.
+const IDLE_PART: i64 = 256;
 
 /// One direction of a group.
 #[derive(Debug)]
@@ -131,7 +135,7 @@ impl Lane {
     /// Takes what `ask` wants as far as the budget goes, else lets the member wait for it.
     ///
     /// A receive that does not know of waiting data takes bytes only while all such receives
-    /// together stay within `burst - rate` and a slot; beyond that the answer is to wait for
+    /// together stay within what is to spare and a slot; beyond that the answer is to wait for
     /// readability first, which costs no budget.
     pub(crate) fn launch(&self, seat: &mut Seat, ask: Ask, now_ns: u64) -> Answer {
         self.advance(now_ns);
@@ -585,7 +589,7 @@ impl Lane {
         let several_steps = to - from > 1;
         let lingering = self.ledger.next_epoch(several_steps);
         // Idle receives beyond the slack may all fire in this tick: they count against its burst.
-        let spare = schedule.burst() - schedule.rate();
+        let spare = spare(&schedule);
         let idle = self
             .ledger
             .idle()
@@ -663,9 +667,10 @@ impl Lane {
     }
 
     fn publish(&self, cold: &Cold) {
-        let spare = cold.schedule.burst() - cold.schedule.rate();
-        self.idle_cap
-            .store(spare.saturating_add(IDLE_SLACK_BYTES), Relaxed);
+        self.idle_cap.store(
+            spare(&cold.schedule).saturating_add(IDLE_SLACK_BYTES),
+            Relaxed,
+        );
         self.publish_times(cold);
     }
 
@@ -674,6 +679,12 @@ impl Lane {
         self.plausible_from_ns
             .store(cold.position.plausible_from_ns(&cold.schedule), Relaxed);
     }
+}
+
+/// What idle receives may take out of a tick's budget.
+fn spare(schedule: &Schedule) -> i64 {
+    let above_rate = schedule.burst() - schedule.rate();
+    above_rate.max(schedule.rate() / IDLE_PART)
 }
 
 /// The next number of a SplitMix64 sequence: enough to pick a place in a queue.

@@ -15,7 +15,8 @@
 //!   [`Port`] whenever its wake hook was called and at [`Port::next_poll`].
 //! - [`Launch::AwaitReadable`] (only for [`Demand::idle`] in a group): poll the socket for
 //!   readability, then launch with [`Demand::ready`]. A group lets idle receives hold `burst -
-//!   rate` bytes and a slot of 16 KiB in all, so a burst well above the rate saves the polls.
+//!   rate` bytes (at least a 256th of the rate) and a slot of 16 KiB in all, so a burst well above
+//!   the rate saves the polls.
 //! - Nothing more to move, or the direction disabled: [`Limiter::stop`], so that others get what
 //!   was set aside.
 //! - After `set_config`, `join`, `leave`, or a `decrement` that suspends no more: launch again.
@@ -61,7 +62,8 @@
 //! # How exact it is
 //!
 //! - On average a limit is met exactly: what an operation or a member takes too much is missing
-//!   from the next refill.
+//!   from the next refill. Only what idle receives of a group hold is missing for the busy ones:
+//!   nothing where the burst exceeds the rate by as much, else at most a 256th of the rate.
 //! - A bucket of one bufferevent never lets more than its burst through in a tick.
 //! - A group may exceed its burst in a tick by a slot of idle receives and by one minimal share.
 //!   Beyond that only by operations and members that it has given up waiting for: a send that
