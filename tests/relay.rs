@@ -377,3 +377,41 @@ fn a_reset_while_both_directions_are_full_ends_the_relay() {
     );
     assert_clean(&base);
 }
+
+#[test]
+fn a_pair_and_a_socket_relay_as_well() {
+    let base = EventBase::new().unwrap();
+    let (mut left, a) = tcp_pair();
+    let (near, far) = BufferEvent::pair(&base, Options::empty()).unwrap();
+    let relay = relay(&adopt(&base, a), &near, RelayOptions::default()).unwrap();
+    let report = Rc::new(Cell::new(None));
+    let told = report.clone();
+    relay.on_end(move |how| told.set(Some(*how)));
+    // The far side of the pair echoes, and ends with the stream.
+    far.set_callbacks(
+        evring::Callbacks::new()
+            .on_read(|bev| {
+                bev.transfer_to(bev).unwrap();
+            })
+            .on_event(|bev, _| bev.shutdown_write().unwrap()),
+    )
+    .unwrap();
+    far.enable(evring::Interest::READ).unwrap();
+    let sent = noise(7, 2 << 20);
+    let out = sent.clone();
+    let peer = thread::spawn(move || {
+        let mut writer = left.try_clone().unwrap();
+        let writing = thread::spawn(move || {
+            writer.write_all(&out).unwrap();
+            writer.shutdown(Shutdown::Write).unwrap();
+        });
+        let mut got = Vec::new();
+        left.read_to_end(&mut got).unwrap();
+        writing.join().unwrap();
+        got
+    });
+    base.run().unwrap();
+    assert!(peer.join().unwrap() == sent);
+    assert_eq!(report.get().expect("it ended").end, RelayEnd::Finished);
+    assert_clean(&base);
+}
