@@ -277,6 +277,48 @@ fn rule_46_limits_of_a_group_and_of_its_own_hold_both() {
 }
 
 #[test]
+fn rule_45_a_group_has_a_bucket_for_each_direction() {
+    let base = base();
+    let group = base.rate_limit_group(&per_hour(1_000));
+    let limits = |base: &EventBase| {
+        let limit = |direction| group.limit(direction, base.clock_ns());
+        (limit(Direction::Read), limit(Direction::Write))
+    };
+    let (client, server) = tcp_pair();
+    let bev = socket(&base, server);
+    bev.add_to_group(&group).unwrap();
+    assert_eq!(
+        bev.read_limit().unwrap(),
+        isize::MAX,
+        "it has none of its own"
+    );
+    group.decrement(Direction::Read, 1_500, base.clock_ns());
+    assert_eq!(limits(&base), (-500, 1_000));
+    assert_eq!(
+        (bev.max_to_read().unwrap(), bev.max_to_write().unwrap()),
+        (0, 1_000)
+    );
+
+    let got = Rc::new(Cell::new(0));
+    let seen = got.clone();
+    read_until(&bev, move |_, total| {
+        seen.set(total);
+        total == 700
+    });
+    bev.enable(Interest::READ).unwrap();
+    let peer = sender(client, 700).join().unwrap();
+    base.stop_after(Duration::from_millis(30));
+    base.run().unwrap();
+    assert_eq!(got.get(), 0, "suspended");
+    // A negative number puts bytes in, above the burst as well.
+    group.decrement(Direction::Read, -2_500, base.clock_ns());
+    base.run().unwrap();
+    assert_eq!(got.get(), 700);
+    assert_eq!(limits(&base), (1_300, 1_000));
+    drop(peer);
+}
+
+#[test]
 fn rule_46_min_share_is_set_and_clamped() {
     let base = base();
     let group = base.rate_limit_group(&per_tick(RATE));

@@ -6,3 +6,4 @@
 mod groups;
 mod own;
 mod shared;
+mod turns;
