@@ -8,6 +8,9 @@ use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
 
+mod common;
+
+use common::{adopt, tcp_pair};
 use evring::{
     Addr, BufferEvent, EventBase, Options, RelayEnd, RelayOptions, RelayReport, RelaySide, relay,
 };
@@ -26,19 +29,6 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
             state as u8
         })
         .collect()
-}
-
-fn tcp_pair() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
-    let (server, _) = listener.accept().expect("a connection waits");
-    client.set_read_timeout(Some(BOUND)).unwrap();
-    client.set_write_timeout(Some(BOUND)).unwrap();
-    (client, server)
-}
-
-fn adopt(base: &EventBase, fd: impl Into<std::os::fd::OwnedFd>) -> BufferEvent {
-    BufferEvent::socket(base, Some(fd.into()), Options::CLOSE_ON_FREE).expect("a bufferevent")
 }
 
 /// A relay between two TCP connections; the far ends and a place for its report.

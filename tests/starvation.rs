@@ -2,31 +2,17 @@
 
 use std::cell::Cell;
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::Shutdown;
 use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
 
-use evring::{BufferEvent, Callbacks, EventBase, Interest, Options, RelayEnd, RelayOptions, relay};
+mod common;
+
+use common::{adopt, tcp_pair};
+use evring::{Callbacks, EventBase, Interest, RelayEnd, RelayOptions, relay};
 
 const MIB: usize = 1 << 20;
-
-fn tcp_pair() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (server, _) = listener.accept().unwrap();
-    client
-        .set_read_timeout(Some(Duration::from_secs(30)))
-        .unwrap();
-    client
-        .set_write_timeout(Some(Duration::from_secs(30)))
-        .unwrap();
-    (client, server)
-}
-
-fn adopt(base: &EventBase, fd: TcpStream) -> BufferEvent {
-    BufferEvent::socket(base, Some(fd.into()), Options::CLOSE_ON_FREE).unwrap()
-}
 
 /// The least that a base can have: one chunk of slots, 4 of them with the kernel.
 fn small_base() -> EventBase {

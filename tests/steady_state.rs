@@ -3,10 +3,13 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::thread;
 
-use evring::{BufferEvent, Callbacks, EventBase, Interest, Options, RelayOptions, relay};
+mod common;
+
+use common::{adopt, tcp_pair};
+use evring::{Callbacks, EventBase, Interest, RelayOptions, relay};
 
 /// The system's allocator, counting the calls of each thread.
 struct Ledger;
@@ -40,18 +43,6 @@ static LEDGER: Ledger = Ledger;
 
 fn calls() -> u64 {
     CALLS.with(Cell::get)
-}
-
-fn tcp_pair() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (server, _) = listener.accept().unwrap();
-    client.set_nodelay(true).unwrap();
-    (client, server)
-}
-
-fn adopt(base: &EventBase, fd: TcpStream) -> BufferEvent {
-    BufferEvent::socket(base, Some(fd.into()), Options::CLOSE_ON_FREE).unwrap()
 }
 
 /// Sends messages of each size around and around, stopping the loop after each batch; gives what the

@@ -197,17 +197,7 @@ fn transfer(source: &Rc<Inner>, sink: &Rc<Inner>, base: &EventBase, flushing: bo
     } else {
         to.room(input.len())
     };
-    if room >= output.len() {
-        input.take_all(&mut output);
-    } else {
-        output.unfreeze_start();
-        input.unfreeze_end();
-        // Neither is frozen here: it moves as many as there are.
-        let moved = output.remove_buffer(&mut input, room);
-        output.freeze_start();
-        input.freeze_end();
-        debug_assert!(moved.is_ok(), "{moved:?}");
-    }
+    output.transfer(&mut input, room);
     let now = base.now();
     to.handle_received(input.len(), now);
     from.handle_sent(output.len(), now);

@@ -636,11 +636,7 @@ impl Inner {
         };
         if !unseen.bytes.is_empty() {
             let n = core.room(input.len()).min(unseen.bytes.len());
-            input.unfreeze_end();
-            // Neither side is frozen here and both lengths were just read: it moves n bytes.
-            let moved = unseen.bytes.remove_buffer(&mut input, n);
-            input.freeze_end();
-            debug_assert!(matches!(moved, Ok(m) if m == n), "{moved:?} of {n}");
+            unseen.bytes.transfer(&mut input, n);
             core.handle_received(input.len(), base.now());
         } else if let Some(end) = unseen.end.take() {
             match end {

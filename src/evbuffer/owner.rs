@@ -5,12 +5,6 @@ use super::{BOUND, EvBuffer, FILES, Seg, append_chain, count_copy, spare};
 use crate::arena::{Chain, Piece};
 
 impl EvBuffer {
-    /// Drops everything. Frozen or not: for owners.
-    #[allow(dead_code, reason = "for owners of frozen buffers")]
-    pub(crate) fn clear_all(&mut self) {
-        self.drain_front(usize::MAX);
-    }
-
     /// Marks the buffer as a bufferevent's own.
     pub(crate) fn bind(&mut self) {
         self.flags |= BOUND;
@@ -83,7 +77,6 @@ impl EvBuffer {
 
     /// Copies segments of at most `limit` bytes that pin a slot into heap blocks, merging
     /// neighbours, so that their slots go back to the arena; returns the bytes copied.
-    #[allow(dead_code, reason = "for bufferevents")]
     pub(crate) fn compact_small(&mut self, limit: usize) -> usize {
         let small = |seg: &Seg| match seg {
             Seg::Mem(segment) => segment.is_slot() && segment.len() <= limit,
