@@ -279,3 +279,25 @@ fn the_turn_hook_sees_every_turn_but_the_last() {
     base.run().unwrap();
     assert_eq!(turns.get(), base.counters().turns - 1);
 }
+
+#[test]
+fn deferred_callbacks_that_go_on_forever_leave_the_kernel_its_turn() {
+    // Each queues the next, without end: timers, other threads' posts and completions get through all the same.
+    fn again(base: &EventBase, count: Rc<Cell<u32>>) {
+        count.set(count.get() + 1);
+        base.defer(move |base| again(base, count));
+    }
+    let base = EventBase::new().unwrap();
+    let count = Rc::new(Cell::new(0));
+    again(&base, count.clone());
+    base.run_with(RunFlags::NONBLOCK).unwrap();
+    let in_a_turn = count.get();
+    assert!(
+        (2..=64).contains(&in_a_turn),
+        "several of them share a turn, but not without bound: {in_a_turn}"
+    );
+    let stopper = base.clone();
+    base.timer(ms(5), move |_| stopper.stop()).unwrap();
+    assert_eq!(base.run().unwrap(), Exit::Stopped);
+    assert!(count.get() > in_a_turn);
+}

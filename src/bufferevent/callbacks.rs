@@ -71,6 +71,15 @@ impl Callbacks {
     }
 }
 
+impl Callbacks {
+    pub(super) fn handles(&self) -> Handles {
+        Handles {
+            write: self.write.is_some(),
+            event: self.event.is_some(),
+        }
+    }
+}
+
 impl Handler for Callbacks {
     fn read(&mut self, bev: &BufferEvent) {
         if let Some(f) = &mut self.read {
@@ -101,6 +110,31 @@ impl fmt::Debug for Callbacks {
     }
 }
 
+/// Of which stages there is something to call. To skip a write callback that nobody set is worth it: each message that
+/// leaves makes one due.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Handles {
+    write: bool,
+    event: bool,
+}
+
+impl Handles {
+    /// Those of a handler, whose methods may all do something.
+    pub(super) const ALL: Handles = Handles {
+        write: true,
+        event: true,
+    };
+
+    /// Reading is always among them: what is left in the input is looked after then.
+    fn contains(self, stage: Stage) -> bool {
+        match stage {
+            Stage::Read => true,
+            Stage::Write => self.write,
+            Stage::Connected | Stage::Events => self.event,
+        }
+    }
+}
+
 /// A run of callbacks. Ends it also when one of them panics: whoever catches that may go on with the loop.
 struct Calling<'a> {
     inner: &'a Rc<Inner>,
@@ -109,7 +143,7 @@ struct Calling<'a> {
 
 impl Drop for Calling<'_> {
     fn drop(&mut self) {
-        self.inner.calling.set(false);
+        self.inner.calling.set(None);
         if !self.inner.freed.get() && self.inner.core.borrow().has_pending() {
             self.inner.defer_callbacks(self.base);
         }
@@ -131,7 +165,7 @@ impl Drop for Lent<'_> {
         // Kept only if it was not replaced, cleared or freed meanwhile. Otherwise it is dropped
         // here, with no borrow held: it may own the last handle to something.
         if !self.inner.handler_changed.get() && !self.inner.freed.get() {
-            *self.inner.handler.borrow_mut() = self.handler.take();
+            self.inner.handler.set(self.handler.take());
         }
     }
 }
@@ -144,12 +178,18 @@ impl Inner {
             return;
         }
         let deferred = core.options.contains(Options::DEFER_CALLBACKS);
-        drop(core);
-        if deferred || self.calling.get() || !base.calls_inline() {
-            self.defer_callbacks(base);
-        } else {
-            self.call(base);
+        match self.calling.get() {
+            // The run that is under way comes to it.
+            Some(stage) if core.pending_after(stage) => return,
+            Some(_) => {}
+            None if deferred || !base.calls_inline() => {}
+            None => {
+                drop(core);
+                return self.call(base);
+            }
         }
+        drop(core);
+        self.defer_callbacks(base);
     }
 
     /// Has the callbacks that are due run from the FIFO.
@@ -162,21 +202,23 @@ impl Inner {
     /// One run: every stage that is due, in order. What becomes due meanwhile for an earlier stage waits for the FIFO.
     pub(super) fn call(self: &Rc<Self>, base: &EventBase) {
         let bev = BufferEvent(self.clone());
-        self.calling.set(true);
         let _calling = Calling { inner: self, base };
-        for stage in Stage::ORDER {
-            if self.freed.get() {
-                break;
+        let mut last = None;
+        while !self.freed.get() {
+            let due = self.core.borrow_mut().take_after(last);
+            let Some((stage, events)) = due else { break };
+            self.calling.set(Some(stage));
+            last = Some(stage);
+            if self.handles.get().contains(stage) {
+                self.call_stage(&bev, base, stage, events);
             }
-            let due = self.core.borrow_mut().take(stage);
-            let Some(events) = due else { continue };
-            self.call_stage(&bev, base, stage, events);
         }
     }
 
     fn call_stage(&self, bev: &BufferEvent, base: &EventBase, stage: Stage, events: Events) {
-        let taken = self.handler.borrow_mut().take();
-        let Some(handler) = taken else { return };
+        let Some(handler) = self.handler.take() else {
+            return;
+        };
         self.handler_changed.set(false);
         let mut lent = Lent {
             inner: self,

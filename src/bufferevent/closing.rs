@@ -4,6 +4,7 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::callbacks::Handles;
 use super::core::{Fin, Link};
 use super::types::FlushEnd;
 use super::{BufferEvent, Flavour, Inner};
@@ -104,7 +105,7 @@ impl Inner {
         let deadline = after.map_or(u64::MAX, |after| now.saturating_add(after));
         let flushing = Closing::Flushing { deadline, report };
         let previous = self.closing.replace(Some(Box::new(flushing)));
-        self.replace_handler(None);
+        self.replace_handler(None, Handles::ALL);
         self.socket.forget_unseen();
         if let Ok(mut input) = self.input.try_borrow_mut() {
             // Nobody reads it any more, and others may wait for its slots.

@@ -78,7 +78,7 @@ impl BufferEvent {
         let busy = inner.socket.in_flight() != 0
             || inner.dirty.get()
             || inner.queued.get()
-            || inner.calling.get()
+            || inner.calling.get().is_some()
             || inner.is_closing()
             || !matches!(inner.flavour, Flavour::Socket);
         if busy {
@@ -93,11 +93,11 @@ impl BufferEvent {
         let port = inner.port_on(base)?;
         old.set_active(&inner.active, false);
         old.remove_source(inner.token.get());
-        *inner.base.borrow_mut() = base.downgrade();
+        inner.base.set(base.downgrade());
         inner.armed.set(u64::MAX);
         inner.token.set(base.add_source(inner.clone()));
         inner.move_limits(port);
-        inner.priority.set(base.priorities() / 2);
+        inner.priority.set(super::default_priority(base));
         inner.mark_dirty(base);
         inner.sync(base);
         Ok(())
@@ -110,19 +110,24 @@ impl BufferEvent {
     /// [`Error::Invalid`] for pairs and filters, or beyond the base's priorities.
     pub fn set_priority(&self, priority: usize) -> Result<(), Error> {
         let base = self.live()?;
-        if !matches!(self.0.flavour, Flavour::Socket) || priority >= base.priorities() {
-            return Err(Error::Invalid {
-                what: "set_priority",
-                why: "only sockets have one, from 0 to one less than the base has",
-            });
+        let known = u8::try_from(priority)
+            .ok()
+            .filter(|_| priority < base.priorities());
+        match (&self.0.flavour, known) {
+            (Flavour::Socket, Some(priority)) => self.0.priority.set(priority),
+            _ => {
+                return Err(Error::Invalid {
+                    what: "set_priority",
+                    why: "only sockets have one, from 0 to one less than the base has",
+                });
+            }
         }
-        self.0.priority.set(priority);
         Ok(())
     }
 
     /// Which queue its callbacks run from (`bufferevent_get_priority`).
     pub fn priority(&self) -> usize {
-        self.0.priority.get()
+        usize::from(self.0.priority.get())
     }
 
     /// Bounds what one receive brings, in bytes; 0 is the default, a whole slot
@@ -179,6 +184,7 @@ impl Inner {
             self.core.borrow_mut().trigger(read, write, events);
             self.run_callbacks(base);
         }
+        self.sync(base);
     }
 
     fn change_fd(

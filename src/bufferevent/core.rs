@@ -51,8 +51,8 @@ struct Half {
     since: u64,
 }
 
-/// The stages of a run of callbacks, in their order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The stages of a run of callbacks, in the order in which they come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Stage {
     Connected,
     Read,
@@ -60,17 +60,13 @@ pub(super) enum Stage {
     Events,
 }
 
-impl Stage {
-    pub(super) const ORDER: [Stage; 4] =
-        [Stage::Connected, Stage::Read, Stage::Write, Stage::Events];
-}
-
 /// The machine. Lengths are in bytes, times in nanoseconds of the driver's clock.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Core {
     rd: Half,
     wr: Half,
-    errno: Option<Errno>,
+    /// 0: none.
+    errno: i32,
     pending: Pending,
     /// Triggered to run from the FIFO; joins `pending` there.
     later: Pending,
@@ -95,7 +91,7 @@ impl Core {
         Core {
             rd: Half::default(),
             wr: Half::default(),
-            errno: None,
+            errno: 0,
             pending: Pending::default(),
             later: Pending::default(),
             options,
@@ -151,22 +147,39 @@ impl Core {
         read.into_iter().chain(write).min()
     }
 
-    /// Takes one stage of the callbacks that are due.
-    pub(super) fn take(&mut self, stage: Stage) -> Option<Events> {
+    /// Takes the first stage of the callbacks that are due, of those that come after `last` in a run.
+    pub(super) fn take_after(&mut self, last: Option<Stage>) -> Option<(Stage, Events)> {
         let pending = &mut self.pending;
-        match stage {
-            Stage::Connected => {
-                let connected = pending.events & Events::CONNECTED;
-                pending.events.remove(connected);
-                (!connected.is_empty()).then_some(connected)
-            }
-            Stage::Read => std::mem::take(&mut pending.read).then_some(Events::empty()),
-            Stage::Write => std::mem::take(&mut pending.write).then_some(Events::empty()),
-            Stage::Events => {
-                let events = std::mem::take(&mut pending.events);
-                (!events.is_empty()).then_some(events)
-            }
+        let connected = pending.events & Events::CONNECTED;
+        if last.is_none() && !connected.is_empty() {
+            pending.events.remove(connected);
+            return Some((Stage::Connected, connected));
         }
+        if last < Some(Stage::Read) && std::mem::take(&mut pending.read) {
+            return Some((Stage::Read, Events::empty()));
+        }
+        if last < Some(Stage::Write) && std::mem::take(&mut pending.write) {
+            return Some((Stage::Write, Events::empty()));
+        }
+        if last < Some(Stage::Events) && !pending.events.is_empty() {
+            return Some((Stage::Events, std::mem::take(&mut pending.events)));
+        }
+        None
+    }
+
+    /// Whether all that is due comes after `stage` in a run of callbacks, and so within the run that is there.
+    pub(super) fn pending_after(&self, stage: Stage) -> bool {
+        let pending = &self.pending;
+        let earliest = if pending.events.contains(Events::CONNECTED) {
+            Stage::Connected
+        } else if pending.read {
+            Stage::Read
+        } else if pending.write {
+            Stage::Write
+        } else {
+            Stage::Events
+        };
+        earliest > stage
     }
 
     pub(super) fn has_pending(&self) -> bool {
@@ -255,7 +268,7 @@ impl Core {
         }
         self.pending.events |= events;
         if events.contains(Events::ERROR) {
-            self.errno = errno;
+            self.errno = errno.map_or(0, Errno::raw);
         }
     }
 
@@ -373,6 +386,11 @@ impl Core {
         self.wr.since = now;
     }
 
+    /// Whether a time-out is set for either direction.
+    pub(super) fn is_timed(&self) -> bool {
+        self.rd.timeout != 0 || self.wr.timeout != 0
+    }
+
     pub(super) fn timeouts(&self) -> (u64, u64) {
         (self.rd.timeout, self.wr.timeout)
     }
@@ -431,7 +449,7 @@ impl Core {
     }
 
     pub(super) fn errno(&self) -> Option<Errno> {
-        self.errno
+        (self.errno != 0).then(|| Errno::from_raw(self.errno))
     }
 
     /// Makes callbacks due as if something had happened.
@@ -471,7 +489,7 @@ impl Core {
 
     fn fail(&mut self, events: Events, errno: Errno) {
         self.pending.events |= events;
-        self.errno = Some(errno);
+        self.errno = errno.raw();
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
+use super::callbacks::Handles;
 use super::core::Fin;
 use super::types::{Events, FilterResult, FlushEnd, FlushMode, FlushResult};
 use super::{BufferEvent, Flavour, Handler, Inner, Options};
@@ -413,7 +414,7 @@ impl Inner {
         deadline: Option<Duration>,
         report: Box<dyn FnOnce(FlushEnd)>,
     ) {
-        self.replace_handler(None);
+        self.replace_handler(None, Handles::ALL);
         self.filter_out(base, filtering, FlushMode::Finished);
         let stuck = self.output_len();
         let under = filtering.under.clone();

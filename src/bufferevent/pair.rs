@@ -1,6 +1,6 @@
 //! The pair flavour: two bufferevents joined back to back in memory, as if by a socketpair.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::{Rc, Weak};
 
 use super::core::Fin;
@@ -10,9 +10,9 @@ use crate::error::Error;
 use crate::event_base::{EventBase, Interest};
 
 /// What one side knows of the other.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Pair {
-    partner: RefCell<Weak<Inner>>,
+    partner: Cell<Weak<Inner>>,
     /// The partner ended its stream, or is gone.
     ended: Cell<bool>,
 }
@@ -20,7 +20,10 @@ pub(super) struct Pair {
 impl Pair {
     /// The other side, unless it was freed.
     pub(super) fn partner(&self) -> Option<Rc<Inner>> {
-        let partner = self.partner.borrow().upgrade()?;
+        let weak = self.partner.take();
+        let partner = weak.upgrade();
+        self.partner.set(weak);
+        let partner = partner?;
         (!partner.freed.get()).then_some(partner)
     }
 }
@@ -52,14 +55,14 @@ impl BufferEvent {
     /// ```
     pub fn pair(base: &EventBase, options: Options) -> Result<(Self, Self), Error> {
         let make = || {
-            let flavour = Flavour::Pair(Pair::default());
+            let flavour = Flavour::Pair(Box::default());
             Inner::new(base, options, flavour, None)
         };
         super::check_options(options)?;
         let (a, b) = (make(), make());
         for (side, other) in [(&a, &b), (&b, &a)] {
             if let Flavour::Pair(pair) = &side.flavour {
-                *pair.partner.borrow_mut() = Rc::downgrade(other);
+                pair.partner.set(Rc::downgrade(other));
             }
         }
         Ok((BufferEvent(a), BufferEvent(b)))
@@ -90,6 +93,7 @@ impl Inner {
     /// `write` appended to the output of a pair.
     pub(super) fn pair_wrote(self: &Rc<Self>, base: &EventBase, pair: &Pair) {
         match pair.partner() {
+            // Whoever wrote brings this side's timer up to date.
             Some(partner) => {
                 transfer(self, &partner, base, false);
             }
@@ -134,7 +138,7 @@ impl Inner {
     /// This side is being freed: the other sees the end of the stream.
     pub(super) fn leave_pair(&self, base: &EventBase, pair: &Pair) {
         let partner = pair.partner();
-        *pair.partner.borrow_mut() = Weak::new();
+        pair.partner.set(Weak::new());
         if let Some(partner) = partner {
             partner.pair_ended(base);
         }
@@ -205,8 +209,8 @@ fn transfer(source: &Rc<Inner>, sink: &Rc<Inner>, base: &EventBase, flushing: bo
     drop((from, to, output, input));
     sink.run_callbacks(base);
     source.run_callbacks(base);
-    sink.sync(base);
-    source.sync(base);
+    sink.sync_in_memory(base);
+    source.sync_in_memory(base);
     if all_out && (source.core.borrow().fin() == Fin::Wanted || source.is_closing()) {
         source.mark_dirty(base);
     }

@@ -256,7 +256,8 @@ impl EvBuffer {
     /// A frozen front; a file range that cannot be read.
     #[inline]
     pub fn remove(&mut self, out: &mut [u8]) -> Result<usize, BufferError> {
-        if self.flags == 0
+        // A bufferevent's input has a frozen end, which is no matter here.
+        if self.flags & (FROZEN_START | FILES | WATCHED) == 0
             && let Some(Seg::Mem(front)) = self.chain.front_mut()
             && out.len() <= front.len()
         {
@@ -371,10 +372,13 @@ impl EvBuffer {
             let (target, after) = rest.split_at_mut(n);
             target.copy_from_slice(&front[..n]);
             rest = after;
-            if n == front.len() {
-                self.chain.drop_front();
-            } else {
+            if n < front.len() {
                 front.advance(n);
+            } else if rest.is_empty() && wanted == self.len {
+                // The last of all: it may serve again.
+                spare::retire_front(&mut self.chain);
+            } else {
+                self.chain.drop_front();
             }
         }
         let filled = wanted - rest.len();

@@ -228,8 +228,13 @@ impl EventBase {
     /// twice.
     pub(crate) fn enqueue(&self, source: Rc<dyn Source>) {
         let mut fifo = self.0.fifo.borrow_mut();
-        let priority = source.priority().min(fifo.len() - 1);
-        fifo[priority].push_back(source);
+        match fifo.as_mut_slice() {
+            [only] => only.push_back(source),
+            queues => {
+                let priority = source.priority().min(queues.len() - 1);
+                queues[priority].push_back(source);
+            }
+        }
     }
 
     /// Has the source's `timer_fired` called once `at` has passed.

@@ -15,6 +15,10 @@ use crate::error::Error;
 /// How many completions one turn handles before timers and deferred callbacks get theirs.
 const COMPLETIONS_PER_TURN: u32 = 1024;
 
+/// How many deferred callbacks one turn runs at least, if there are so many: those that were queued by others of them
+/// are among these. libevent's own number.
+const CALLBACKS_PER_TURN: usize = 32;
+
 /// How long an adaptively spinning base looks for completions after the last one before it
 /// sleeps, in nanoseconds. About the round trip of a local peer.
 const ADAPTIVE_SPIN_NS: u64 = 50_000;
@@ -372,14 +376,19 @@ impl EventBase {
         }
     }
 
-    /// Runs what is in the FIFO now, the most urgent queue first; what these callbacks queue
-    /// waits for the next turn, so that recursion is bounded and the kernel is not starved.
+    /// Runs what is in the FIFO now, the most urgent queue first, and, where there is only one queue, of what these
+    /// callbacks queue in their turn as much as [`CALLBACKS_PER_TURN`] leaves room for: recursion is bounded, and the
+    /// kernel is not starved.
     fn run_fifo(&self) {
         let base = &*self.0;
         let queues = base.fifo.borrow().len();
         for priority in 0..queues {
             let ready = base.fifo.borrow()[priority].len();
-            for _ in 0..ready {
+            let most = match queues {
+                1 => ready.max(CALLBACKS_PER_TURN),
+                _ => ready,
+            };
+            for _ in 0..most {
                 if base.stop.get() == Stop::Now {
                     return;
                 }

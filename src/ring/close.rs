@@ -71,7 +71,7 @@ impl Ring {
         }
         let ids: Vec<u64> = self.table.ids().collect();
         for id in ids {
-            self.cancel(OpId(id));
+            self.cancel(OpId::from_u64(id));
         }
     }
 

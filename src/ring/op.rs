@@ -4,6 +4,7 @@ use super::Errno;
 use crate::arena::{Piece, Slot};
 use crate::sys::SockAddr;
 use std::fmt;
+use std::num::NonZeroU64;
 use std::os::fd::{OwnedFd, RawFd};
 
 /// Most pieces that one send or write gathers (the kernel's `UIO_MAXIOV`); what exceeds it is not sent,
@@ -16,25 +17,29 @@ pub const MAX_PIECES: usize = 1024;
 /// `user_data`. An id that has had its last completion names nothing any more, until the generation
 /// of its index has gone round after 16,777,216 operations.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct OpId(pub(super) u64);
+pub struct OpId(NonZeroU64);
 
 impl OpId {
     /// The id as a number, for tables of one's own; never 0.
     #[inline]
     pub const fn as_u64(self) -> u64 {
-        self.0
+        self.0.get()
     }
 
-    /// The id of a number that [`OpId::as_u64`] gave, or that a driver without a kernel made up.
+    /// The id of a number that [`OpId::as_u64`] gave, or that a driver without a kernel made up; 0 becomes an id
+    /// that names nothing.
     #[inline]
     pub const fn from_u64(raw: u64) -> OpId {
-        OpId(raw)
+        match NonZeroU64::new(raw) {
+            Some(id) => OpId(id),
+            None => OpId(NonZeroU64::MAX),
+        }
     }
 }
 
 impl fmt::Debug for OpId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (kind, generation, index) = split(self.0);
+        let (kind, generation, index) = split(self.as_u64());
         write!(
             f,
             "OpId(kind {kind}, generation {generation}, index {index})"

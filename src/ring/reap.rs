@@ -157,7 +157,7 @@ impl Ring {
         };
         let sock_nonempty = cqe.flags & uring::CQE_F_SOCK_NONEMPTY != 0;
         Some(Completion {
-            op: OpId(id),
+            op: OpId::from_u64(id),
             token,
             result,
             more,
@@ -187,7 +187,7 @@ impl Ring {
         self.counters.stale += 1;
         log::warn!(
             "a completion that no operation claims: {:?}",
-            OpId(cqe.user_data)
+            OpId::from_u64(cqe.user_data)
         );
         if Kind::yields_descriptor(cqe.user_data) && cqe.result >= 0 {
             close_unwanted(cqe.result);

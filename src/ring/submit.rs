@@ -86,10 +86,14 @@ impl Ring {
     /// Asks the kernel to cancel an operation. It still has its last completion: with `ECANCELED`, or with
     /// what it did before the cancel reached it. An id that names nothing any more is ignored.
     pub fn cancel(&mut self, op: OpId) {
-        if self.fork.is_child() || self.table.get(op.0).is_none() {
+        if self.fork.is_child() || self.table.get(op.as_u64()).is_none() {
             return;
         }
-        self.enqueue(opcode::AsyncCancel::new(op.0).build().user_data(INTERNAL));
+        self.enqueue(
+            opcode::AsyncCancel::new(op.as_u64())
+                .build()
+                .user_data(INTERNAL),
+        );
     }
 
     #[inline]
@@ -308,7 +312,7 @@ impl Ring {
     fn start(&mut self, kind: Kind, token: u64, held: Held, entry: squeue::Entry) -> OpId {
         let id = self.table.insert(kind, token, held);
         self.enqueue(entry.user_data(id));
-        OpId(id)
+        OpId::from_u64(id)
     }
 
     /// Lets an operation that cannot be tried complete with an error.
@@ -320,7 +324,7 @@ impl Ring {
             result: -errno.raw(),
             flags: 0,
         });
-        OpId(id)
+        OpId::from_u64(id)
     }
 
     #[inline]

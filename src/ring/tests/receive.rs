@@ -302,7 +302,7 @@ fn a_stale_completion_gives_its_slot_back() {
     let op = rig.recv(1, &server);
     rig.ring.enter(Wait::Submit).expect("arm");
     // As if the table had forgotten the operation, which no kernel and no caller can bring about.
-    rig.ring.table.remove(op.0);
+    rig.ring.table.remove(op.as_u64());
     client.write_all(&[0; 3 * 4096]).expect("data");
     while rig.ring.counters().stale < 3 {
         rig.ring.enter(Wait::Until(Some(PATIENCE))).expect("enter");
