@@ -155,6 +155,61 @@ fn a_peer_that_never_reads_bounds_memory_and_holds_nobody_else_up() {
 }
 
 #[test]
+fn many_peers_that_never_read_leave_slots_to_the_others() {
+    // With their whole mark each, 40 of them would take all of it and more.
+    const ARENA: usize = 32 << 20;
+    const STUCK: usize = 40;
+    let base = EventBase::builder()
+        .max_buffer_bytes(ARENA)
+        .build()
+        .unwrap();
+    let stuck: Vec<_> = (0..STUCK)
+        .map(|_| joined(&base, RelayOptions::default()))
+        .collect();
+    let (mut left, mut right, _relay, _) = joined(&base, RelayOptions::default());
+    let remote = base.remote().unwrap();
+    let (mut peers, _relays): (Vec<_>, Vec<_>) = stuck
+        .into_iter()
+        .map(|(stuffing, silent, relay, report)| ((stuffing, silent), (relay, report)))
+        .unzip();
+    let peers = thread::spawn(move || {
+        let chunk = vec![7; 256 << 10];
+        for (stuffing, _) in &peers {
+            stuffing.set_nonblocking(true).unwrap();
+        }
+        // Until none of the ways takes any more, and goes on not to.
+        let mut full = 0;
+        while full < 50 {
+            let mut moved = false;
+            for (stuffing, _) in &mut peers {
+                moved |= stuffing.write(&chunk).is_ok_and(|n| n > 0);
+            }
+            full = if moved { 0 } else { full + 1 };
+            thread::sleep(Duration::from_millis(1));
+        }
+        let sent = noise(5, 4 << 20);
+        let out = sent.clone();
+        let writing = thread::spawn(move || {
+            left.write_all(&out).unwrap();
+            left
+        });
+        let mut got = vec![0; sent.len()];
+        right.read_exact(&mut got).unwrap();
+        assert!(got == sent);
+        let keep = (peers, writing.join().unwrap(), right);
+        remote.stop().unwrap();
+        keep
+    });
+    base.run().unwrap();
+    let (live, all) = (base.slots_live(), ARENA / (16 << 10));
+    eprintln!("{live} {all}");
+    eprintln!("{live} {all}");
+    eprintln!("{live} {all}");
+    assert!(live < all * 15 / 16, "{live} of {all} slots are taken");
+    drop(peers.join().unwrap());
+}
+
+#[test]
 fn what_was_received_before_a_reset_is_delivered() {
     let base = EventBase::new().unwrap();
     let (left, mut right, _relay, report) = joined(&base, RelayOptions::default());

@@ -52,7 +52,7 @@ pub struct ProxyArgs {
     pub upstream: Option<Addr>,
     /// How much one direction of a connection may hold in memory before its sender is slowed
     /// down; 64k and 1M are understood
-    #[arg(long, value_name = "BYTES", value_parser = parse_high, default_value = "256k")]
+    #[arg(long, value_name = "BYTES", value_parser = parse_high, default_value = "1M")]
     pub high: usize,
     /// Give a connection up when the upstream has not answered for this long
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "10")]
@@ -283,7 +283,7 @@ mod tests {
         let args = proxy(&[]);
         assert_eq!(args.listen.to_string(), "127.0.0.1:7000");
         assert_eq!(args.upstream, None);
-        assert_eq!(args.high, 256 * 1024);
+        assert_eq!(args.high, 1024 * 1024);
         assert_eq!(args.server.grace, Duration::from_secs(5));
         assert_eq!(args.server.spin, Spin::Never);
         assert_eq!(args.server.threads, 1);
