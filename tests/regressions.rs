@@ -351,3 +351,52 @@ fn what_others_had_to_send_was_forgotten_when_a_callback_panicked() {
     far.read_exact(&mut got).expect("it was sent");
     assert_eq!(base.active(), 0, "nothing keeps the loop alive");
 }
+
+/// Panics once, in the middle of its work.
+struct PanicsOnce(bool);
+
+impl evring::Filter for PanicsOnce {
+    fn input(
+        &mut self,
+        src: &mut evring::EvBuffer,
+        dst: &mut evring::EvBuffer,
+        _limit: Option<usize>,
+        _mode: evring::FlushMode,
+    ) -> evring::FilterResult {
+        src.remove_buffer(dst, 1).expect("both are thawed");
+        assert!(std::mem::replace(&mut self.0, true), "the first time");
+        src.remove_buffer(dst, usize::MAX).expect("as before");
+        evring::FilterResult::Ok
+    }
+}
+
+#[test]
+fn a_filter_that_panicked_was_gone_and_the_loop_spun() {
+    let base = EventBase::new().expect("a base");
+    let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+    let filter = BufferEvent::filter(
+        &over(&base, ours),
+        PanicsOnce(false),
+        Options::CLOSE_ON_FREE,
+    )
+    .expect("a filter");
+    filter
+        .set_callbacks(Callbacks::new().on_read(|bev| {
+            if bev.input().len() == 6 {
+                bev.base().expect("it runs").stop();
+            }
+        }))
+        .expect("callbacks");
+    filter.enable(Interest::READ).expect("enabled");
+    theirs.write_all(b"abc").expect("written");
+    let run = std::panic::AssertUnwindSafe(|| base.run());
+    assert!(std::panic::catch_unwind(run).is_err());
+    let frozen = filter.input().with(|input| input.add(b"x").is_err());
+    assert!(frozen.expect("it is no longer in use"));
+    theirs.write_all(b"def").expect("written");
+    base.stop_after(Duration::from_secs(10));
+    base.run().expect("a run");
+    let mut got = [0; 8];
+    assert_eq!(filter.read(&mut got), 6);
+    assert_eq!(&got[..6], b"abcdef");
+}

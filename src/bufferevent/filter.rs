@@ -1,6 +1,6 @@
 //! The filter flavour: a bufferevent over another one, with a transformation between them.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::fmt;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -169,6 +169,38 @@ impl Handler for Under {
     }
 }
 
+/// The filter while it is called; it goes back also when it panics.
+struct Lent<'a> {
+    inner: &'a Inner,
+    filtering: &'a Filtering,
+    filter: Option<Box<dyn Filter>>,
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        // One whose bufferevent was freed meanwhile is dropped here, with no borrow held.
+        if !self.inner.freed.get() {
+            *self.filtering.filter.borrow_mut() = self.filter.take();
+        }
+    }
+}
+
+/// The buffers that a filter may drain and append to for once.
+struct Thawed<'a> {
+    src: RefMut<'a, EvBuffer>,
+    dst: RefMut<'a, EvBuffer>,
+    way: Way,
+}
+
+impl Drop for Thawed<'_> {
+    fn drop(&mut self) {
+        match self.way {
+            Way::In => self.dst.freeze_end(),
+            Way::Out => self.src.freeze_start(),
+        }
+    }
+}
+
 impl Inner {
     /// Lets the underlying read exactly while the filter may, all the way down.
     pub(super) fn sync_hold(&self, base: &EventBase, filtering: &Filtering) {
@@ -293,50 +325,45 @@ impl Inner {
         mode: FlushMode,
     ) -> Option<Step> {
         let taken = filtering.filter.borrow_mut().take();
-        let Some(mut filter) = taken else {
+        if taken.is_none() {
             self.mark_dirty(base);
             return None;
+        }
+        let mut lent = Lent {
+            inner: self,
+            filtering,
+            filter: taken,
         };
+        let filter = lent.filter.as_mut()?;
         let under = &filtering.under.0;
         let (src, dst) = match way {
             Way::In => (&under.input, &self.input),
             Way::Out => (&self.output, &under.output),
         };
-        let step = match (src.try_borrow_mut(), dst.try_borrow_mut()) {
-            (Ok(mut src), Ok(mut dst)) => {
-                let (before, had) = (src.len(), dst.len());
-                src.unfreeze_start();
-                dst.unfreeze_end();
-                let _using = base.using_buffer();
-                let result = match way {
-                    Way::In => filter.input(&mut src, &mut dst, limit, mode),
-                    Way::Out => filter.output(&mut src, &mut dst, limit, mode),
-                };
-                if way == Way::In {
-                    dst.freeze_end();
-                } else {
-                    src.freeze_start();
-                }
-                Some(Step {
-                    result,
-                    consumed: before.saturating_sub(src.len()),
-                    produced: dst.len().saturating_sub(had),
-                    left: src.len(),
-                    was_empty: had == 0,
-                })
-            }
-            _ => {
-                self.mark_dirty(base);
-                None
-            }
+        let (Ok(src), Ok(dst)) = (src.try_borrow_mut(), dst.try_borrow_mut()) else {
+            self.mark_dirty(base);
+            return None;
+        };
+        let mut thawed = Thawed { src, dst, way };
+        let (src, dst) = (&mut *thawed.src, &mut *thawed.dst);
+        let (before, had) = (src.len(), dst.len());
+        src.unfreeze_start();
+        dst.unfreeze_end();
+        let _using = base.using_buffer();
+        let result = match way {
+            Way::In => filter.input(src, dst, limit, mode),
+            Way::Out => filter.output(src, dst, limit, mode),
         };
         if self.freed.get() {
-            // Freed by its own filter: dropped here, with no borrow held.
-            drop(filter);
             return None;
         }
-        *filtering.filter.borrow_mut() = Some(filter);
-        step
+        Some(Step {
+            result,
+            consumed: before.saturating_sub(src.len()),
+            produced: dst.len().saturating_sub(had),
+            left: src.len(),
+            was_empty: had == 0,
+        })
     }
 
     /// The underlying's stream ended: the filter gets its last chance, then the end is told.
