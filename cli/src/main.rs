@@ -6,6 +6,7 @@ use std::process::ExitCode;
 mod args;
 mod bursts;
 mod caps;
+mod cpu;
 mod echo;
 mod failure;
 mod gate;
