@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 
 mod args;
+mod bench;
 mod bursts;
 mod caps;
 mod cpu;

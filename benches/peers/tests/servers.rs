@@ -211,6 +211,30 @@ fn tokio_echo() {
 }
 
 #[test]
+fn monoio_echo() {
+    echo(env!("CARGO_BIN_EXE_monoio-echo"), &[]);
+}
+
+#[test]
+fn libevent_pair() {
+    for size in ["1", "64", "100000"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_libevent-pair"))
+            .args(["--size", size, "--round-trips", "100", "--batches", "3"])
+            .output()
+            .expect("the binary was built with this test");
+        if output.status.code() == Some(3) {
+            return;
+        }
+        assert!(output.status.success(), "{output:?}");
+        let report: serde_json::Value =
+            serde_json::from_slice(&output.stdout).expect("one JSON object");
+        let times = report["ns_per_round_trip"].as_array().expect("an array");
+        assert_eq!(times.len(), 3);
+        assert!(times.iter().all(|ns| ns.as_f64() > Some(0.0)), "{report}");
+    }
+}
+
+#[test]
 fn load_tells_a_wrong_byte() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("the loopback is there");
     let addr = listener.local_addr().expect("bound");

@@ -1,0 +1,200 @@
+//! The measurements of the comparison, on real servers. They are modules of the command, taken in by their path.
+
+mod common;
+#[path = "../src/failure.rs"]
+#[allow(dead_code, reason = "only the measurements are tested here")]
+mod failure;
+#[path = "../src/bench/measure/mod.rs"]
+#[allow(dead_code, reason = "each test uses its part")]
+mod measure;
+#[path = "../src/pattern.rs"]
+mod pattern;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use common::{Server, upstream};
+use measure::external::{self, External};
+use measure::{accept, bulk, idle};
+
+/// Long enough for the scheduler's accounts to move.
+const SHORT: Duration = Duration::from_millis(50);
+
+fn listener() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").expect("a free port")
+}
+
+fn addr(listener: &TcpListener) -> SocketAddr {
+    listener.local_addr().expect("bound")
+}
+
+#[test]
+fn connections_are_made_and_closed() {
+    let server = Server::echo();
+    let before = server.process.open_files();
+    for at_once in [1, 32] {
+        let options = accept::Options {
+            at_once,
+            warm_up: Duration::ZERO,
+            measured: SHORT,
+            most: 100,
+        };
+        let found = accept::run(server.socket_addr(), server.process.pid(), &options)
+            .expect("the server serves");
+        assert!(found.connections > 0 && found.connections < 100 + at_once as u64);
+        assert!(found.cpu_us_per_connection().is_finite() && found.per_second() > 0.0);
+    }
+    common::eventually(common::SOON, "every descriptor to be closed", || {
+        (server.process.open_files() <= before).then_some(())
+    });
+}
+
+#[test]
+fn other_bytes_than_were_sent_are_told() {
+    let liar = upstream::serve(|mut stream| {
+        let mut message = [0; 64];
+        if stream.read_exact(&mut message).is_ok() {
+            message[63] ^= 1;
+            stream.write_all(&message).ok();
+        }
+    });
+    let failure = accept::run(liar, std::process::id(), &accept::Options::default());
+    let failure = failure.expect_err("a byte is wrong").to_string();
+    assert!(failure.contains("other bytes"), "{failure}");
+}
+
+#[test]
+fn idle_connections_hold_memory() {
+    let server = Server::echo();
+    let found = idle::run(server.socket_addr(), server.process.pid(), 100).expect("it serves");
+    assert_eq!((found.connections, found.counted), (100, 80));
+    assert!(found.bytes_per_connection().is_finite());
+
+    const HOARD_BYTES: usize = 1 << 18;
+    let hoarder = upstream::serve(|stream| {
+        let hoard = vec![1_u8; HOARD_BYTES];
+        upstream::echo(stream);
+        drop(std::hint::black_box(hoard));
+    });
+    let found = idle::run(hoarder, std::process::id(), 100).expect("it serves");
+    let each = found.bytes_per_connection();
+    // The server is this process, and what other tests free meanwhile counts too.
+    assert!(each > HOARD_BYTES as f64 / 2.0, "{each} B a connection");
+}
+
+#[test]
+fn idle_needs_more_files_than_there_are() {
+    let many = idle::most_connections() as usize + 1;
+    let failure = idle::run(([127, 0, 0, 1], 1).into(), 1, many).expect_err("too many");
+    assert!(failure.to_string().contains("ulimit"), "{failure}");
+}
+
+#[test]
+fn bulk_passes_through_a_proxy() {
+    let sink = listener();
+    let proxy = Server::proxy(&addr(&sink).to_string(), &[]);
+    // Whoever tries first whether it is ready does not disturb.
+    drop(proxy.connect());
+    let found = bulk::run(
+        &sink,
+        proxy.socket_addr(),
+        proxy.process.pid(),
+        SHORT,
+        SHORT,
+    )
+    .expect("the proxy passes bytes on");
+    assert!(found.bytes > 0 && found.elapsed >= SHORT);
+    assert!(found.bytes_per_second() > 0.0 && found.bytes_per_cpu_second() > 0.0);
+}
+
+#[test]
+fn bulk_tells_a_wrong_byte() {
+    let sink = listener();
+    let to = addr(&sink);
+    let liar = upstream::serve(move |mut stream| {
+        let mut onward = std::net::TcpStream::connect(to).expect("the sink listens");
+        let mut bytes = vec![0; 100_000];
+        if stream.read_exact(&mut bytes).is_ok() {
+            bytes[77_777] ^= 1;
+            onward.write_all(&bytes).ok();
+        }
+    });
+    let failure = bulk::run(&sink, liar, std::process::id(), SHORT, SHORT);
+    let failure = failure.expect_err("a byte is wrong").to_string();
+    assert!(failure.contains("byte 77777"), "{failure}");
+}
+
+#[test]
+fn bulk_ends_where_nothing_listens() {
+    let nobody = addr(&listener());
+    let failure = bulk::run(&listener(), nobody, std::process::id(), SHORT, SHORT);
+    let failure = failure.expect_err("nothing to send to").to_string();
+    assert!(failure.contains("refused"), "{failure}");
+}
+
+/// Ends its process if the test does not.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn external_proxy_serves(proxy: External) {
+    let installed = match external::find(proxy) {
+        Ok(installed) => installed,
+        Err(failure) => return eprintln!("skipped {proxy:?}: {failure}"),
+    };
+    let echo = Server::echo();
+    let ready = installed.prepare(echo.socket_addr()).expect("a directory");
+    let mut running = Running(ready.command().spawn().expect("it is installed"));
+    external::wait_until_accepting(ready.listen, &mut running.0, common::SOON).expect("it starts");
+    let options = accept::Options {
+        measured: SHORT,
+        ..accept::Options::default()
+    };
+    accept::run(ready.listen, running.0.id(), &options).expect("it passes bytes on both ways");
+
+    let sink = listener();
+    let ready = installed.prepare(addr(&sink)).expect("a directory");
+    let mut bulk_running = Running(ready.command().spawn().expect("it is installed"));
+    external::wait_until_accepting(ready.listen, &mut bulk_running.0, common::SOON)
+        .expect("it starts");
+    bulk::run(&sink, ready.listen, bulk_running.0.id(), SHORT, SHORT).expect("it passes bytes on");
+
+    for mut running in [running, bulk_running] {
+        let pid = running.0.id().to_string();
+        let told = Command::new("kill").args(["-TERM", &pid]).status();
+        assert!(told.expect("a kill program").success());
+        let status = running.0.wait().expect("ours to wait for");
+        assert!(external::ended_well(status), "{status}");
+    }
+}
+
+#[test]
+fn haproxy_serves() {
+    external_proxy_serves(External::HaProxy);
+    external_proxy_serves(External::HaProxySplice);
+}
+
+#[test]
+fn nginx_serves() {
+    external_proxy_serves(External::Nginx);
+}
+
+#[test]
+fn a_proxy_that_ends_is_not_waited_for() {
+    let nobody = addr(&listener());
+    let mut child = Command::new("false")
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("a program that fails");
+    let failure = external::wait_until_accepting(nobody, &mut child, common::SOON);
+    let failure = failure.expect_err("it has ended").to_string();
+    assert!(failure.contains("ended before"), "{failure}");
+}
