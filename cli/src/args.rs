@@ -5,6 +5,8 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use evring::{Addr, SpinPolicy};
 
+use crate::bench::args::BenchArgs;
+use crate::bench::launch::LaunchArgs;
 use crate::rates::RateArgs;
 use crate::units::{parse_bytes, parse_seconds};
 
@@ -27,8 +29,12 @@ pub enum Command {
     Proxy(ProxyArgs),
     /// Measure an echo server, or a proxy in front of one, in a closed or an open loop
     Load(LoadArgs),
+    /// Compare evring with its peers on this machine, in turns
+    Bench(BenchArgs),
     /// Show what this kernel gives and what is used instead of what it lacks
     Caps(CapsArgs),
+    #[command(hide = true)]
+    RunPinned(LaunchArgs),
 }
 
 /// `evring echo`.
@@ -173,9 +179,9 @@ where
         let text = error.render().to_string();
         match error.kind() {
             DisplayHelp | DisplayVersion => Stop::Answer(text),
-            DisplayHelpOnMissingArgumentOrSubcommand => {
-                Stop::Usage("a command is missing: echo, proxy, load or caps (see --help)".into())
-            }
+            DisplayHelpOnMissingArgumentOrSubcommand => Stop::Usage(
+                "a command is missing: echo, proxy, load, bench or caps (see --help)".into(),
+            ),
             _ => Stop::Usage(one_line(&text)),
         }
     })?;
