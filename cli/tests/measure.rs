@@ -12,12 +12,13 @@ mod pattern;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use common::{Server, upstream};
 use measure::external::{self, External};
-use measure::{accept, bulk, idle};
+use measure::{accept, bulk, idle, pair};
 
 /// Long enough for the scheduler's accounts to move.
 const SHORT: Duration = Duration::from_millis(50);
@@ -197,4 +198,54 @@ fn a_proxy_that_ends_is_not_waited_for() {
     let failure = external::wait_until_accepting(nobody, &mut child, common::SOON);
     let failure = failure.expect_err("it has ended").to_string();
     assert!(failure.contains("ended before"), "{failure}");
+}
+
+#[test]
+fn a_pair_exchanges_messages() {
+    let trips = pair::Trips {
+        size: 1000,
+        round_trips: 50,
+        batches: 3,
+    };
+    let each = pair::evring(&trips).expect("a ring");
+    assert_eq!(each.len(), 3);
+    assert!(each.iter().all(|&ns| ns > 0.0), "{each:?}");
+}
+
+/// Another process writes it: a child that a test on another thread starts at this moment would inherit the open file, and
+/// a file that is open for writing cannot be run.
+fn write_script(path: &Path, script: &str) {
+    let status = Command::new("sh")
+        .args([
+            "-c",
+            r#"printf '#!/bin/sh\n%s\n' "$2" > "$1" && chmod +x "$1""#,
+        ])
+        .arg("sh")
+        .arg(path)
+        .arg(script)
+        .status();
+    assert!(status.expect("a shell").success());
+}
+
+#[test]
+fn what_the_other_side_of_a_pair_says_is_read_or_told() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let program = directory.path().join("libevent-pair");
+    let libevent = |script: &str| {
+        write_script(&program, script);
+        pair::libevent(&program, &pair::Trips::default()).map_err(|failure| failure.to_string())
+    };
+    let each = libevent("echo '{\"size\": 64, \"ns_per_round_trip\": [1.5, 2]}'");
+    assert_eq!(each, Ok(vec![1.5, 2.0]));
+    for (script, told) in [
+        (
+            "echo built without libevent >&2; exit 3",
+            "without libevent",
+        ),
+        ("echo nonsense", "expected"),
+        ("exit 4", "4"),
+    ] {
+        let failure = libevent(script).expect_err(script);
+        assert!(failure.contains(told), "{failure}");
+    }
 }
