@@ -16,9 +16,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::{Server, upstream};
+use common::{Server, assert_echoes, upstream};
 use measure::external::{self, External};
-use measure::{accept, bulk, idle, pair};
+use measure::{accept, bulk, idle, pair, syscalls};
 
 /// Long enough for the scheduler's accounts to move.
 const SHORT: Duration = Duration::from_millis(50);
@@ -248,4 +248,43 @@ fn what_the_other_side_of_a_pair_says_is_read_or_told() {
         let failure = libevent(script).expect_err(script);
         assert!(failure.contains(told), "{failure}");
     }
+}
+
+#[test]
+fn system_calls_are_counted() {
+    let server = Server::echo();
+    for counter in [syscalls::perf(), syscalls::strace()] {
+        let counter = match counter {
+            Ok(counter) => counter,
+            Err(failure) => {
+                eprintln!("skipped: {failure}");
+                continue;
+            }
+        };
+        let mut stream = server.connect();
+        let counted = syscalls::count(&counter, server.process.pid(), || {
+            for _ in 0..10 {
+                assert_echoes(&mut stream, b"one after the other");
+            }
+            Ok(())
+        });
+        let (calls, ()) = counted.unwrap_or_else(|failure| panic!("{counter:?}: {failure}"));
+        // A lone message takes one or two; the server may also have looked at the clock or its counters.
+        assert!((10..100).contains(&calls), "{counter:?}: {calls} calls");
+    }
+}
+
+#[test]
+fn work_that_fails_and_processes_that_are_gone_are_told() {
+    let Ok(counter) = syscalls::counter() else {
+        return;
+    };
+    let server = Server::echo();
+    let pid = server.process.pid();
+    let failed: Result<(u64, ()), _> =
+        syscalls::count(&counter, pid, || Err(failure::Failure::line("no luck")));
+    let failure = failed.expect_err("the work failed").to_string();
+    assert!(failure.contains("no luck"), "{failure}");
+    server.stop();
+    syscalls::count(&counter, pid, || Ok(())).expect_err("nobody is there");
 }
