@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use common::{Server, assert_echoes, upstream};
 use measure::external::{self, External};
-use measure::{accept, bulk, idle, pair, syscalls};
+use measure::{accept, buffer, bulk, idle, pair, syscalls};
 
 /// Long enough for the scheduler's accounts to move.
 const SHORT: Duration = Duration::from_millis(50);
@@ -248,6 +248,24 @@ fn what_the_other_side_of_a_pair_says_is_read_or_told() {
         let failure = libevent(script).expect_err(script);
         assert!(failure.contains(told), "{failure}");
     }
+}
+
+#[test]
+fn what_the_buffers_need_is_read_or_told() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let program = directory.path().join("buffers");
+    write_script(
+        &program,
+        r#"[ "$*" = "peek 7 --json" ] && echo '{"evring": "0.1.0", "libevent": "2.1.12", "rounds": 7, "rows": [
+            {"case": "peek, segments", "size": 64, "evring_ns": 70.5, "libevent_ns": 84.5, "ratio": 0.83,
+             "target": 1.0, "ratios": [0.8, 0.9]}]}'"#,
+    );
+    let buffers = buffer::run(&program, Some("peek"), 7).expect("it ran");
+    assert_eq!(buffers.libevent, "2.1.12");
+    assert_eq!((buffers.rows[0].size, buffers.rows[0].ratio), (64, 0.83));
+    write_script(&program, "echo built without libevent >&2; exit 1");
+    let failure = buffer::run(&program, None, 7).expect_err("no libevent");
+    assert!(failure.to_string().contains("libevent"), "{failure}");
 }
 
 #[test]

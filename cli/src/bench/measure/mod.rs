@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use crate::failure::Failure;
 
 pub mod accept;
+pub mod buffer;
 pub mod bulk;
 mod clients;
 pub mod cpu;
