@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use common::{Server, assert_echoes, upstream};
 use measure::external::{self, External};
+use measure::rate::{self, Direction, Limit, Traffic};
 use measure::{accept, buffer, bulk, idle, pair, syscalls};
 
 /// Long enough for the scheduler's accounts to move.
@@ -198,6 +199,45 @@ fn a_proxy_that_ends_is_not_waited_for() {
     let failure = external::wait_until_accepting(nobody, &mut child, common::SOON);
     let failure = failure.expect_err("it has ended").to_string();
     assert!(failure.contains("ended before"), "{failure}");
+}
+
+#[test]
+fn a_rate_limit_is_measured() {
+    for (direction, own) in [
+        (Direction::Read, false),
+        (Direction::Write, false),
+        (Direction::Read, true),
+    ] {
+        let limit = Limit {
+            direction,
+            rate: 2_000_000,
+            own,
+            tick: Duration::from_millis(10),
+        };
+        let traffic = Traffic {
+            connections: 3,
+            write_bytes: (!own).then_some(2000),
+            warm_up: SHORT,
+            measured: 6 * SHORT,
+        };
+        let upstream = listener();
+        let arguments = limit.arguments();
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let proxy = Server::proxy(&addr(&upstream).to_string(), &arguments);
+        let found = rate::run(
+            &upstream,
+            proxy.socket_addr(),
+            proxy.process.pid(),
+            &limit,
+            &traffic,
+        )
+        .expect("the proxy passes bytes on");
+        // How far off it is depends on how long the machine keeps this thread or the proxy waiting.
+        assert!(found.bytes > 0 && found.error > -1.0, "{found:?}");
+        assert!(found.jain > 0.3 && found.jain < 1.0 + 1e-9, "{found:?}");
+        assert!((0.0..=1.0).contains(&found.least_share), "{found:?}");
+        assert!(found.cpu_us_per_megabyte().is_finite());
+    }
 }
 
 #[test]

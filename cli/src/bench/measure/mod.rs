@@ -20,6 +20,7 @@ pub mod cpu;
 pub mod external;
 pub mod idle;
 pub mod pair;
+pub mod rate;
 pub mod syscalls;
 
 /// Any one step of a measurement, a connection made or an answer awaited, fails when it takes longer than this.
