@@ -71,9 +71,9 @@ pub struct Traffic {
     pub connections: usize,
     /// Bytes that a sender offers at once; without it as many as go in.
     pub write_bytes: Option<usize>,
-    /// Time before the measured one.
+    /// Time before the measured one. With a thousand connections a group takes a second or two to settle.
     pub warm_up: Duration,
-    /// Time measured.
+    /// Time measured: many ticks.
     pub measured: Duration,
 }
 
