@@ -7,6 +7,7 @@ mod args;
 mod bench;
 mod bursts;
 mod caps;
+mod cpu;
 mod echo;
 mod failure;
 mod gate;
