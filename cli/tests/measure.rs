@@ -1,6 +1,9 @@
 //! The measurements of the comparison, on real servers. They are modules of the command, taken in by their path.
 
 mod common;
+#[path = "../src/cpu.rs"]
+#[allow(dead_code, reason = "only the measurements are tested here")]
+mod cpu;
 #[path = "../src/failure.rs"]
 #[allow(dead_code, reason = "only the measurements are tested here")]
 mod failure;

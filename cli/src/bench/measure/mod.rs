@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
+use crate::cpu::CpuReading;
 use crate::failure::Failure;
 
 pub mod accept;
 pub mod buffer;
 pub mod bulk;
 mod clients;
-pub mod cpu;
 pub mod external;
 pub mod idle;
 pub mod pair;
@@ -25,6 +25,15 @@ pub mod syscalls;
 
 /// Any one step of a measurement, a connection made or an answer awaited, fails when it takes longer than this.
 const STALL: Duration = Duration::from_secs(5);
+
+/// What the threads of a server have used so far.
+fn cpu(pid: u32) -> Result<CpuReading, Failure> {
+    CpuReading::take(pid).ok_or_else(|| {
+        Failure::line(format!(
+            "process {pid} is gone, or keeps no account of its time"
+        ))
+    })
+}
 
 /// Runs a program to its end and reads the one JSON value that it prints.
 fn json_of<T: DeserializeOwned>(mut command: Command) -> Result<T, Failure> {

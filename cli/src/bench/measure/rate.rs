@@ -11,8 +11,8 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use socket2::SockRef;
 
-use super::STALL;
-use super::cpu::{self, CpuUse};
+use super::{STALL, cpu};
+use crate::cpu::CpuTime;
 use crate::failure::Failure;
 use crate::pattern::Pattern;
 
@@ -90,7 +90,7 @@ pub struct Limited {
     /// The smallest share, where 1 is a fair one.
     pub least_share: f64,
     /// What the proxy used.
-    pub proxy: CpuUse,
+    pub proxy: CpuTime,
 }
 
 impl Limited {
@@ -115,9 +115,9 @@ pub fn run(
     let wrong = |error| Failure::new("the connections through the proxy", error);
     let mut ends = Ends::connect(upstream, proxy, limit.direction, traffic).map_err(wrong)?;
     ends.move_for(traffic.warm_up).map_err(wrong)?;
-    let (earlier, before) = (ends.received(), cpu::read(pid)?);
+    let (earlier, before) = (ends.received(), cpu(pid)?);
     let samples = ends.move_for(traffic.measured).map_err(wrong)?;
-    let (later, after) = (ends.received(), cpu::read(pid)?);
+    let (later, after) = (ends.received(), cpu(pid)?);
     let moved: Vec<f64> = earlier
         .iter()
         .zip(&later)
