@@ -228,6 +228,11 @@ fn tokio_echo() {
 }
 
 #[test]
+fn tokio_proxy() {
+    proxy(env!("CARGO_BIN_EXE_tokio-proxy"), &[]);
+}
+
+#[test]
 fn monoio_echo() {
     echo(env!("CARGO_BIN_EXE_monoio-echo"), &[]);
 }
