@@ -1,6 +1,9 @@
 //! The measurements of the comparison, on real servers. They are modules of the command, taken in by their path.
 
 mod common;
+#[path = "../src/cpu.rs"]
+#[allow(dead_code, reason = "only the measurements are tested here")]
+mod cpu;
 #[path = "../src/failure.rs"]
 #[allow(dead_code, reason = "only the measurements are tested here")]
 mod failure;
@@ -12,12 +15,14 @@ mod pattern;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::{Server, upstream};
+use common::{Server, assert_echoes, upstream};
 use measure::external::{self, External};
-use measure::{accept, bulk, idle};
+use measure::rate::{self, Direction, Limit, Traffic};
+use measure::{accept, buffer, bulk, idle, pair, syscalls};
 
 /// Long enough for the scheduler's accounts to move.
 const SHORT: Duration = Duration::from_millis(50);
@@ -197,4 +202,150 @@ fn a_proxy_that_ends_is_not_waited_for() {
     let failure = external::wait_until_accepting(nobody, &mut child, common::SOON);
     let failure = failure.expect_err("it has ended").to_string();
     assert!(failure.contains("ended before"), "{failure}");
+}
+
+#[test]
+fn a_rate_limit_is_measured() {
+    for (direction, own) in [
+        (Direction::Read, false),
+        (Direction::Write, false),
+        (Direction::Read, true),
+    ] {
+        let limit = Limit {
+            direction,
+            rate: 2_000_000,
+            own,
+            tick: Duration::from_millis(10),
+        };
+        let traffic = Traffic {
+            connections: 3,
+            write_bytes: (!own).then_some(2000),
+            warm_up: SHORT,
+            measured: 6 * SHORT,
+        };
+        let upstream = listener();
+        let arguments = limit.arguments();
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let proxy = Server::proxy(&addr(&upstream).to_string(), &arguments);
+        let found = rate::run(
+            &upstream,
+            proxy.socket_addr(),
+            proxy.process.pid(),
+            &limit,
+            &traffic,
+        )
+        .expect("the proxy passes bytes on");
+        // How far off it is depends on how long the machine keeps this thread or the proxy waiting.
+        assert!(found.bytes > 0 && found.error > -1.0, "{found:?}");
+        assert!(found.jain > 0.3 && found.jain < 1.0 + 1e-9, "{found:?}");
+        assert!((0.0..=1.0).contains(&found.least_share), "{found:?}");
+        assert!(found.cpu_us_per_megabyte().is_finite());
+    }
+}
+
+#[test]
+fn a_pair_exchanges_messages() {
+    let trips = pair::Trips {
+        size: 1000,
+        round_trips: 50,
+        batches: 3,
+    };
+    let each = pair::evring(&trips).expect("a ring");
+    assert_eq!(each.len(), 3);
+    assert!(each.iter().all(|&ns| ns > 0.0), "{each:?}");
+}
+
+/// Another process writes it: a child that a test on another thread starts at this moment would inherit the open file, and
+/// a file that is open for writing cannot be run.
+fn write_script(path: &Path, script: &str) {
+    let status = Command::new("sh")
+        .args([
+            "-c",
+            r#"printf '#!/bin/sh\n%s\n' "$2" > "$1" && chmod +x "$1""#,
+        ])
+        .arg("sh")
+        .arg(path)
+        .arg(script)
+        .status();
+    assert!(status.expect("a shell").success());
+}
+
+#[test]
+fn what_the_other_side_of_a_pair_says_is_read_or_told() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let program = directory.path().join("libevent-pair");
+    let libevent = |script: &str| {
+        write_script(&program, script);
+        pair::libevent(&program, &pair::Trips::default()).map_err(|failure| failure.to_string())
+    };
+    let each = libevent("echo '{\"size\": 64, \"ns_per_round_trip\": [1.5, 2]}'");
+    assert_eq!(each, Ok(vec![1.5, 2.0]));
+    for (script, told) in [
+        (
+            "echo built without libevent >&2; exit 3",
+            "without libevent",
+        ),
+        ("echo nonsense", "expected"),
+        ("exit 4", "4"),
+    ] {
+        let failure = libevent(script).expect_err(script);
+        assert!(failure.contains(told), "{failure}");
+    }
+}
+
+#[test]
+fn what_the_buffers_need_is_read_or_told() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let program = directory.path().join("buffers");
+    write_script(
+        &program,
+        r#"[ "$*" = "peek 7 --json" ] && echo '{"evring": "0.1.0", "libevent": "2.1.12", "rounds": 7, "rows": [
+            {"case": "peek, segments", "size": 64, "evring_ns": 70.5, "libevent_ns": 84.5, "ratio": 0.83,
+             "target": 1.0, "ratios": [0.8, 0.9]}]}'"#,
+    );
+    let buffers = buffer::run(&program, Some("peek"), 7).expect("it ran");
+    assert_eq!(buffers.libevent, "2.1.12");
+    assert_eq!((buffers.rows[0].size, buffers.rows[0].ratio), (64, 0.83));
+    write_script(&program, "echo built without libevent >&2; exit 1");
+    let failure = buffer::run(&program, None, 7).expect_err("no libevent");
+    assert!(failure.to_string().contains("libevent"), "{failure}");
+}
+
+#[test]
+fn system_calls_are_counted() {
+    let server = Server::echo();
+    for counter in [syscalls::perf(), syscalls::strace()] {
+        let counter = match counter {
+            Ok(counter) => counter,
+            Err(failure) => {
+                eprintln!("skipped: {failure}");
+                continue;
+            }
+        };
+        let mut stream = server.connect();
+        let counted = syscalls::count(&counter, server.process.pid(), || {
+            for _ in 0..10 {
+                assert_echoes(&mut stream, b"one after the other");
+            }
+            Ok(())
+        });
+        let (calls, ()) = counted.unwrap_or_else(|failure| panic!("{counter:?}: {failure}"));
+        // A lone message takes one or two; the server may also have looked at the clock or its counters.
+        assert!((10..100).contains(&calls), "{counter:?}: {calls} calls");
+    }
+}
+
+#[test]
+fn work_that_fails_and_processes_that_are_gone_are_told() {
+    let Ok(counter) = syscalls::counter() else {
+        return;
+    };
+    let server = Server::echo();
+    let pid = server.process.pid();
+    let failed: Result<(u64, ()), _> =
+        syscalls::count(&counter, pid, || Err(failure::Failure::line("no luck")));
+    let failure = failed.expect_err("the work failed").to_string();
+    assert!(failure.contains("no luck"), "{failure}");
+    server.stop();
+    syscalls::count(&counter, pid, || Ok(())).expect_err("nobody is there");
 }

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::clients::Clients;
-use super::cpu::{self, CpuUse};
+use super::cpu;
+use crate::cpu::CpuTime;
 use crate::failure::Failure;
 
 /// How connections follow each other.
@@ -39,7 +40,7 @@ pub struct Accepted {
     /// The time measured.
     pub elapsed: Duration,
     /// What the server used for them.
-    pub server: CpuUse,
+    pub server: CpuTime,
 }
 
 impl Accepted {
@@ -74,9 +75,9 @@ pub fn run(server: SocketAddr, pid: u32, options: &Options) -> Result<Accepted, 
         Ok((connections, began.elapsed()))
     };
     batches(options.warm_up, options.most)?;
-    let before = cpu::read(pid)?;
+    let before = cpu(pid)?;
     let (connections, elapsed) = batches(options.measured, options.most)?;
-    let server = cpu::read(pid)?.since(&before);
+    let server = cpu(pid)?.since(&before);
     Ok(Accepted {
         connections,
         elapsed,

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
-use super::STALL;
-use super::cpu::{self, CpuUse};
+use super::{STALL, cpu};
+use crate::cpu::CpuTime;
 use crate::failure::Failure;
 use crate::pattern::Pattern;
 
@@ -24,7 +24,7 @@ pub struct Bulk {
     /// The time measured.
     pub elapsed: Duration,
     /// What the proxy used.
-    pub proxy: CpuUse,
+    pub proxy: CpuTime,
 }
 
 impl Bulk {
@@ -102,17 +102,9 @@ fn measure(
         thread::sleep(Duration::from_millis(1));
     }
     thread::sleep(warm_up);
-    let (first, before, began) = (
-        received.load(Ordering::Relaxed),
-        cpu::read(pid)?,
-        Instant::now(),
-    );
+    let (first, before, began) = (received.load(Ordering::Relaxed), cpu(pid)?, Instant::now());
     thread::sleep(measured);
-    let (last, after, elapsed) = (
-        received.load(Ordering::Relaxed),
-        cpu::read(pid)?,
-        began.elapsed(),
-    );
+    let (last, after, elapsed) = (received.load(Ordering::Relaxed), cpu(pid)?, began.elapsed());
     if last == first {
         return Err(Failure::new("bulk", "nothing arrived"));
     }

@@ -22,7 +22,8 @@ use crate::failure::Failure;
 pub enum External {
     /// HAProxy as it comes: a buffer of 16 KiB in user space for each direction.
     HaProxy,
-    /// HAProxy with `option splice-auto`: long streams go through a pipe in the kernel.
+    /// HAProxy with `option splice-request` and `splice-response`: bytes go through a pipe in the kernel. Of `splice-auto`,
+    /// which leaves it to HAProxy, no use was seen on the loopback.
     HaProxySplice,
     /// nginx's stream module.
     Nginx,
@@ -109,7 +110,10 @@ impl Installed {
         let path = directory.path().join("proxy.conf");
         let text = match self.proxy {
             External::HaProxy => haproxy(listen, upstream, ""),
-            External::HaProxySplice => haproxy(listen, upstream, "    option splice-auto\n"),
+            External::HaProxySplice => {
+                let options = "    option splice-request\n    option splice-response\n";
+                haproxy(listen, upstream, options)
+            }
             External::Nginx => self.nginx(directory.path(), listen, upstream),
         };
         fs::write(&path, text).map_err(|error| Failure::new(path.display(), error))?;
@@ -170,14 +174,14 @@ impl Installed {
     }
 }
 
-fn haproxy(listen: SocketAddr, upstream: SocketAddr, option: &str) -> String {
+fn haproxy(listen: SocketAddr, upstream: SocketAddr, options: &str) -> String {
     // Without a `log` line it logs nothing; TCP_NODELAY it sets by itself.
     format!(
         "global\n    \
              nbthread 1\n\
          listen proxy\n    \
              mode tcp\n\
-         {option}    \
+         {options}    \
              bind {listen} backlog 4096\n    \
              timeout connect 5s\n    \
              timeout client 1h\n    \
