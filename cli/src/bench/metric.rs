@@ -25,6 +25,19 @@ pub enum Metric {
     ConnectionsPerSecond,
     /// User memory of the server.
     BytesPerConnection,
+    /// CPU time of the thread for a message there and back over a pair.
+    NsPerRoundTrip,
+    /// CPU time of an operation on a buffer, of evring and of libevent.
+    EvBufferNs,
+    EvbufferNs,
+    /// How far a limited proxy's rate is from its limit.
+    RateErrorPercent,
+    /// Jain's index over the limited connections.
+    Fairness,
+    /// CPU time of a limited proxy.
+    CpuUsPerMegabyte,
+    /// System calls of the server, counted in a run of their own.
+    SyscallsPerMessage,
 }
 
 impl Metric {
@@ -42,6 +55,13 @@ impl Metric {
             Self::CpuUsPerConnection => "CPU µs/conn",
             Self::ConnectionsPerSecond => "conns/s",
             Self::BytesPerConnection => "bytes/conn",
+            Self::NsPerRoundTrip => "ns/round trip",
+            Self::EvBufferNs => "EvBuffer ns",
+            Self::EvbufferNs => "evbuffer ns",
+            Self::RateErrorPercent => "rate error %",
+            Self::Fairness => "Jain",
+            Self::CpuUsPerMegabyte => "CPU µs/MB",
+            Self::SyscallsPerMessage => "syscalls/msg",
         }
     }
 
@@ -59,6 +79,15 @@ impl Metric {
             Self::CpuUsPerConnection => "server CPU time a connection, from accept to close",
             Self::ConnectionsPerSecond => "connections made, answered and closed in a second",
             Self::BytesPerConnection => "user memory of the server for one more connection",
+            Self::NsPerRoundTrip => "CPU time of the thread for a message there and back",
+            Self::EvBufferNs => "CPU time of one operation on evring's buffer",
+            Self::EvbufferNs => "CPU time of one operation on libevent's buffer",
+            Self::RateErrorPercent => "how much faster than its limit the proxy was",
+            Self::Fairness => "Jain's index, 1 for equal shares",
+            Self::CpuUsPerMegabyte => "proxy CPU time for a megabyte",
+            Self::SyscallsPerMessage => {
+                "system calls of the server for a message, counted in a run of their own"
+            }
         }
     }
 
@@ -70,6 +99,7 @@ impl Metric {
                 | Self::BytesPerCpuSecond
                 | Self::BytesPerSecond
                 | Self::ConnectionsPerSecond
+                | Self::Fairness
         )
     }
 
@@ -81,6 +111,12 @@ impl Metric {
             Self::MessagesPerSecond | Self::ConnectionsPerSecond | Self::BytesPerConnection => {
                 units::grouped(value.round() as u64)
             }
+            Self::NsPerRoundTrip | Self::EvBufferNs | Self::EvbufferNs | Self::CpuUsPerMegabyte => {
+                format!("{value:.1}")
+            }
+            Self::RateErrorPercent => format!("{value:+.2}"),
+            Self::Fairness => format!("{value:.4}"),
+            Self::SyscallsPerMessage => format!("{value:.3}"),
             Self::P50Us | Self::P99Us | Self::P999Us | Self::MaxUs => match value {
                 v if v < 1000.0 => format!("{v:.1}"),
                 v => units::grouped(v.round() as u64),

@@ -13,6 +13,7 @@ use crate::live::Console;
 use crate::server::print_line;
 
 pub mod args;
+mod buffers;
 mod cargo;
 mod html;
 mod interrupt;
@@ -36,6 +37,7 @@ use args::BenchArgs;
 use interrupt::{Interrupt, Stop};
 use launch::Launcher;
 use machine::{Cores, Machine};
+use measure::syscalls::{self, Counter};
 use process::Serving;
 use result::{FORMAT, Results, Settings};
 use rounds::Progress;
@@ -52,6 +54,8 @@ struct Bench {
     launcher: Launcher,
     interrupt: Interrupt,
     console: Console,
+    /// What counts system calls, where something can.
+    counter: Option<Counter>,
 }
 
 /// The defaults of rounds, seconds and warm-up, and those of a quick comparison.
@@ -79,7 +83,7 @@ pub fn run(args: &BenchArgs) -> Result<u8, Failure> {
 fn compare(args: &BenchArgs, interrupt: Interrupt) -> Result<u8, Stop> {
     let cases = plan::chosen(args)?;
     plan::check_names(args)?;
-    let bench = Bench::new(args, interrupt)?;
+    let mut bench = Bench::new(args, interrupt)?;
     let machine = Machine::look();
     let peers = match &args.peers {
         Some(folder) => folder.clone(),
@@ -88,9 +92,10 @@ fn compare(args: &BenchArgs, interrupt: Interrupt) -> Result<u8, Stop> {
     };
     bench.interrupt.check()?;
     let quiet = args.json == Path::new("-");
+    let console = bench.console.clone();
     let tell = |text: &str| {
         if !quiet {
-            bench.console.clear();
+            console.clear();
             print_line(text.trim_end_matches('\n'));
         }
     };
@@ -103,7 +108,16 @@ fn compare(args: &BenchArgs, interrupt: Interrupt) -> Result<u8, Stop> {
     if let Some(line) = bench.cores.occupied() {
         bench.console.note(&line);
     }
-    let (planned, left_out) = plan::plan(&bench, args, &peers, cases)?;
+    let (planned, mut left_out) = plan::plan(&bench, args, &peers, cases)?;
+    if planned
+        .iter()
+        .any(|planned| planned.case.work.counts_syscalls())
+    {
+        match syscalls::counter() {
+            Ok(counter) => bench.counter = Some(counter),
+            Err(why) => left_out.push(format!("{why} (Debian: apt-get install strace)")),
+        }
+    }
     left_out.iter().for_each(|line| bench.console.note(line));
     if planned.is_empty() {
         return Err(Failure::line("there is nothing to compare").into());
@@ -196,6 +210,7 @@ impl Bench {
             cores,
             interrupt,
             console: Console::new(),
+            counter: None,
         })
     }
 

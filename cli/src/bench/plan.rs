@@ -9,6 +9,7 @@ use super::args::BenchArgs;
 use super::interrupt::Stop;
 use super::servers::{self, SUBJECT, Server};
 use super::suite::{Case, Kind, Suite, Work, cases};
+use super::work;
 use crate::failure::Failure;
 
 /// A case and who takes turns in it. The first is compared with all others.
@@ -121,7 +122,9 @@ fn servers_of(
         let found = servers::find(name, kind, peers, &bench.evring)?;
         Some((name.to_owned(), found))
     });
-    let custom = args.custom.iter();
+    // Those are servers; pairs and buffers have none.
+    let serves = !matches!(kind, Kind::Pair | Kind::Buffer);
+    let custom = args.custom.iter().filter(|_| serves);
     let custom = custom.map(|(name, command)| (name.clone(), Ok(servers::custom(name, command))));
     let mut there = Vec::new();
     for (name, found) in known.chain(custom).filter(|(name, _)| is_wanted(name)) {
@@ -150,7 +153,8 @@ fn servers_of(
 fn try_out(bench: &Bench, server: &Server, kind: Kind) -> Result<(), Stop> {
     let upstream = match kind {
         Kind::Echo => None,
-        Kind::Proxy => Some(bench.start_upstream()?),
+        Kind::Proxy | Kind::LimitingProxy => Some(bench.start_upstream()?),
+        Kind::Pair | Kind::Buffer => return Ok(work::try_program(server, kind)?),
     };
     let address = upstream.as_ref().map(|upstream| upstream.address.as_str());
     let serving = server.start(bench, address, false)?;
@@ -174,6 +178,7 @@ fn contenders(case: &Case, servers: &[Server]) -> Vec<Contender> {
             .collect(),
         _ => servers
             .iter()
+            .filter(|server| server.fits(case.work))
             .map(|server| of(server, case.work, server.name.clone()))
             .collect(),
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::machine::Machine;
 use super::metric::Metric;
 use super::statistics::{Summary, median};
-use super::verdict::Comparison;
+use super::verdict::{Comparison, Goal, GoalVerdict, Limit};
 use crate::report::CurvePoint;
 
 /// Everything that was measured.
@@ -53,8 +53,8 @@ pub struct CaseResult {
     /// The contender that is compared with all others; the first of `contenders`.
     pub subject: String,
     pub rounds: usize,
-    /// Seconds of a run that counted.
-    pub seconds: f64,
+    /// Seconds of a run that counted; none where the work takes as long as it takes.
+    pub seconds: Option<f64>,
     /// Connections at once, where the work has a fixed number of them and belongs to a scaling
     /// plot.
     pub connections: Option<u32>,
@@ -62,6 +62,8 @@ pub struct CaseResult {
     pub message_bytes: Option<usize>,
     pub contenders: Vec<ContenderResult>,
     pub comparisons: Vec<Comparison>,
+    /// Bounds on the subject's own figures.
+    pub limits: Vec<Limit>,
     /// Runs that stayed disturbed by other work on their cores.
     pub disturbed: usize,
 }
@@ -96,7 +98,79 @@ pub struct Run {
     pub latency_curve: Vec<CurvePoint>,
 }
 
+/// A goal and how it stands: a ratio's, or a figure's own.
+#[derive(Debug)]
+pub struct GoalRow<'a> {
+    pub case: &'a str,
+    pub metric: Metric,
+    pub value: String,
+    pub goal: Goal,
+    pub verdict: GoalVerdict,
+    /// Of a ratio.
+    pub comparison: Option<&'a Comparison>,
+}
+
+impl Results {
+    /// The goals of all cases. Those of the buffers' many operations stand with their figures only.
+    pub fn goals(&self) -> Vec<GoalRow<'_>> {
+        let cases = self.cases.iter().filter(|case| !case.is_of_operations());
+        cases.flat_map(CaseResult::goals).collect()
+    }
+}
+
+impl CaseResult {
+    /// The goals of this case.
+    pub fn goals(&self) -> impl Iterator<Item = GoalRow<'_>> {
+        let ratios = self.comparisons.iter().filter_map(|comparison| {
+            Some(GoalRow {
+                case: &self.name,
+                metric: comparison.metric,
+                value: format!("{:.3}", comparison.ratio.median),
+                goal: comparison.goal?,
+                verdict: comparison.against_goal?,
+                comparison: Some(comparison),
+            })
+        });
+        let limits = self.limits.iter().map(|limit| GoalRow {
+            case: &self.name,
+            metric: limit.metric,
+            value: limit.metric.format(limit.value),
+            goal: limit.goal,
+            verdict: limit.verdict,
+            comparison: None,
+        });
+        ratios.chain(limits)
+    }
+
+    /// Whether it is a list of operations, each in two ways, rather than of servers.
+    pub fn is_of_operations(&self) -> bool {
+        self.metric == Metric::EvBufferNs
+    }
+
+    /// What the ratios are of.
+    pub fn ratio_heading(&self) -> String {
+        match self.is_of_operations() {
+            true => "EvBuffer / evbuffer".to_owned(),
+            false => format!("{} /", self.subject),
+        }
+    }
+
+    /// How long it took, for people.
+    pub fn extent(&self) -> String {
+        let rounds = crate::units::count(self.rounds, "round");
+        match self.seconds {
+            Some(seconds) => format!("{rounds} of {seconds} s"),
+            None => rounds,
+        }
+    }
+}
+
 impl ContenderResult {
+    /// Adds a figure that was measured once, beside the rounds.
+    pub fn add(&mut self, metric: Metric, value: f64) {
+        self.figures.extend(Some(metric).zip(Summary::of(&[value])));
+    }
+
     /// Sums `runs` up.
     pub fn of(name: String, command: Vec<String>, spins: bool, runs: Vec<Run>) -> Self {
         let mut metrics: Vec<Metric> = runs

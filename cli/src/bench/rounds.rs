@@ -3,14 +3,15 @@
 
 use std::time::{Duration, Instant};
 
-use super::Bench;
 use super::interrupt::Stop;
+use super::metric::Metric;
 use super::plan::{Contender, Planned};
 use super::result::{CaseResult, ContenderResult, Run};
 use super::servers::SUBJECT;
 use super::suite::Work;
-use super::verdict::Comparison;
+use super::verdict::{Comparison, Limit};
 use super::work;
+use super::{Bench, buffers};
 use crate::units;
 
 /// How far all cases together have come.
@@ -31,7 +32,7 @@ impl Progress {
                 .iter()
                 .map(|c| expected_seconds(bench, c))
                 .sum::<f64>();
-            round * (bench.settings.rounds + 1) as f64
+            round * (rounds_of(bench, planned) + 1) as f64
         };
         Self {
             started: Instant::now(),
@@ -65,7 +66,7 @@ fn expected_seconds(bench: &Bench, contender: &Contender) -> f64 {
     let (seconds, warm_up) = bench.times(contender.work);
     let measured = match contender.work {
         // It takes as long as it takes.
-        Work::Idle => Duration::ZERO,
+        Work::Idle | Work::Pair | Work::Buffer => Duration::ZERO,
         _ => seconds + warm_up,
     };
     (measured + contender.work.overhead()).as_secs_f64()
@@ -76,20 +77,27 @@ fn expected_seconds(bench: &Bench, contender: &Contender) -> f64 {
 /// # Errors
 /// When a server fails or a signal comes.
 pub fn run(bench: &Bench, planned: &Planned, progress: &mut Progress) -> Result<CaseResult, Stop> {
+    if planned.case.work == Work::Buffer {
+        bench.console.draw(&progress.line(planned.case.name));
+        return buffers::run(bench, planned);
+    }
     let contenders = &planned.contenders;
     let mut runs: Vec<Vec<Run>> = vec![Vec::new(); contenders.len()];
     let mut order: Vec<usize> = (0..contenders.len()).collect();
     // Round 0 warms the machine up (frequency, page cache, slab caches) and is thrown away.
-    for round in 0..=bench.settings.rounds {
+    let rounds = rounds_of(bench, planned);
+    let mut retries = contenders.len() * (rounds + 1);
+    for round in 0..=rounds {
         for &index in &order {
             let contender = &contenders[index];
             let turn = match round {
                 0 => "warm-up".to_owned(),
-                round => format!("round {round} of {}", bench.settings.rounds),
+                round => format!("round {round} of {rounds}"),
             };
             let what = format!("{}: {turn}, {}", planned.case.name, contender.name);
             bench.console.draw(&progress.line(&what));
-            let run = work::run(bench, &contender.server, contender.work)?;
+            let tries = if round == 0 { &mut 0 } else { &mut retries };
+            let run = work::run(bench, &contender.server, contender.work, tries)?;
             if round > 0 {
                 runs[index].push(run);
             }
@@ -97,7 +105,43 @@ pub fn run(bench: &Bench, planned: &Planned, progress: &mut Progress) -> Result<
         }
         order.reverse();
     }
-    Ok(result(bench, planned, runs))
+    let mut result = result(bench, planned, runs);
+    count_syscalls(bench, planned, &mut result)?;
+    Ok(result)
+}
+
+/// The rounds of a case; a program that takes turns by itself has one.
+fn rounds_of(bench: &Bench, planned: &Planned) -> usize {
+    planned.case.work.rounds(bench.settings.rounds)
+}
+
+/// Counts the system calls for a message, where it says something and can be done.
+fn count_syscalls(bench: &Bench, planned: &Planned, result: &mut CaseResult) -> Result<(), Stop> {
+    let Some(counter) = &bench.counter else {
+        return Ok(());
+    };
+    for (contender, figures) in planned.contenders.iter().zip(&mut result.contenders) {
+        if let Work::Load(load) = contender.work
+            && contender.work.counts_syscalls()
+        {
+            bench.console.draw(&format!(
+                "{}: system calls of {}",
+                planned.case.name, contender.name
+            ));
+            let calls = work::syscalls(bench, &contender.server, &load, counter)?;
+            figures.add(Metric::SyscallsPerMessage, calls);
+        }
+    }
+    let subject = &result.contenders[0];
+    if planned.contenders[0].server.name == SUBJECT {
+        let bounds = planned.case.limits.iter();
+        result.limits = bounds
+            .filter_map(|(metric, goal)| {
+                Some(Limit::of(*metric, subject.figures.get(metric)?, *goal))
+            })
+            .collect();
+    }
+    Ok(())
 }
 
 fn result(bench: &Bench, planned: &Planned, runs: Vec<Vec<Run>>) -> CaseResult {
@@ -133,8 +177,11 @@ fn result(bench: &Bench, planned: &Planned, runs: Vec<Vec<Run>>) -> CaseResult {
         title: case.work.title(bench.settings.rate),
         metric: case.metric,
         subject: subject.name.clone(),
-        rounds: bench.settings.rounds,
-        seconds: bench.times(case.work).0.as_secs_f64(),
+        rounds: rounds_of(bench, planned),
+        seconds: match case.work {
+            Work::Idle | Work::Pair | Work::Buffer => None,
+            work => Some(bench.times(work).0.as_secs_f64()),
+        },
         connections: match (case.work, case.against) {
             (Work::Load(load), None) if !load.spin => Some(load.connections),
             _ => None,
@@ -145,6 +192,7 @@ fn result(bench: &Bench, planned: &Planned, runs: Vec<Vec<Run>>) -> CaseResult {
         },
         contenders: results.collect(),
         comparisons,
+        limits: Vec::new(),
         disturbed,
     }
 }

@@ -8,7 +8,7 @@ use super::Bench;
 use super::interrupt::Stop;
 use super::measure::external::{self, External, Installed};
 use super::process::Serving;
-use super::suite::Kind;
+use super::suite::{Kind, Work};
 use crate::failure::Failure;
 
 /// The one that the others are baselines of.
@@ -29,6 +29,8 @@ enum Program {
     Ours(Vec<String>),
     /// Takes a configuration file, and says nothing.
     Foreign(Installed),
+    /// Is a part of this command.
+    Here,
 }
 
 /// A peer of ours: its name, its binary, whether it can spin.
@@ -44,8 +46,16 @@ const ECHO_PEERS: &[Peer] = &[
 
 const PROXY_PEERS: &[Peer] = &[
     ("libevent", "libevent-proxy", false),
+    ("tokio", "tokio-proxy", false),
     ("floor", "floor-proxy", true),
 ];
+
+const LIMITING_PEERS: &[Peer] = &[("libevent", "libevent-proxy", false)];
+
+const PAIR_PEERS: &[Peer] = &[("libevent", "libevent-pair", false)];
+
+/// It links both libraries and takes their turns by itself.
+const BUFFER_PEERS: &[Peer] = &[("libevent", "evring-evbuffer-peer", false)];
 
 const FOREIGN: &[(&str, External)] = &[
     ("haproxy", External::HaProxy),
@@ -82,7 +92,18 @@ pub fn find(name: &str, kind: Kind, peers: &Path, evring: &str) -> Option<Result
     let (list, command) = match kind {
         Kind::Echo => (ECHO_PEERS, "echo"),
         Kind::Proxy => (PROXY_PEERS, "proxy"),
+        Kind::LimitingProxy => (LIMITING_PEERS, "proxy"),
+        Kind::Pair => (PAIR_PEERS, "pair"),
+        Kind::Buffer => (BUFFER_PEERS, "buffer"),
     };
+    if name == SUBJECT && matches!(kind, Kind::Pair | Kind::Buffer) {
+        let here = Server {
+            name: name.to_owned(),
+            program: Program::Here,
+            can_spin: false,
+        };
+        return Some(Ok(here));
+    }
     if name == SUBJECT {
         return Some(Ok(ours(vec![evring.to_owned(), command.to_owned()], true)));
     }
@@ -91,7 +112,7 @@ pub fn find(name: &str, kind: Kind, peers: &Path, evring: &str) -> Option<Result
         return Some(match path.is_file() {
             true => Ok(ours(vec![path.display().to_string()], can_spin)),
             false => Err(Failure::line(format!(
-                "{} is not built (cargo build --release -p evring-peers)",
+                "{} is not built (cargo build --release -p evring-peers -p evring-evbuffer-peer)",
                 path.display()
             ))),
         });
@@ -130,7 +151,30 @@ impl Server {
         match &self.program {
             Program::Ours(words) => words.clone(),
             Program::Foreign(_) => vec![self.name.clone()],
+            Program::Here => Vec::new(),
         }
+    }
+
+    /// The file of a program that is run to its end; none where it is a part of this command.
+    pub fn file(&self) -> Option<&Path> {
+        match &self.program {
+            Program::Ours(words) => words.first().map(Path::new),
+            Program::Foreign(_) | Program::Here => None,
+        }
+    }
+
+    /// Whether it is worth a turn at `work`: splicing is for long streams.
+    pub fn fits(&self, work: Work) -> bool {
+        self.name != "haproxy-splice" || work == Work::Bulk
+    }
+
+    /// The same server with more arguments.
+    pub fn with(&self, arguments: impl IntoIterator<Item = String>) -> Self {
+        let mut server = self.clone();
+        if let Program::Ours(words) = &mut server.program {
+            words.extend(arguments);
+        }
+        server
     }
 
     /// Starts it on the server's core.
@@ -170,6 +214,7 @@ impl Server {
                 let command = bench.launcher.command(core, &words);
                 Serving::start(&self.name, command, &bench.interrupt)
             }
+            Program::Here => Err(Failure::new(&self.name, "is no server").into()),
             Program::Foreign(installed) => {
                 let upstream = upstream.and_then(|upstream| upstream.parse::<SocketAddr>().ok());
                 let upstream =

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
+use super::measure::rate::Direction;
 use super::metric::Metric;
 use super::verdict::Goal;
 
@@ -22,6 +23,12 @@ pub enum Suite {
     Accept,
     /// Memory of a connection that says nothing more
     Idle,
+    /// Messages over a pair in one thread
+    Pair,
+    /// Operations on a buffer
+    Buffer,
+    /// Proxies with a rate limit
+    Rate,
     /// All of them
     All,
 }
@@ -38,6 +45,8 @@ pub struct Case {
     pub others: &'static [Metric],
     /// By peer.
     pub goals: &'static [(&'static str, Goal)],
+    /// Bounds on evring's own figures.
+    pub limits: &'static [(Metric, Goal)],
     /// Another work of the same server to compare with, instead of other servers.
     pub against: Option<Work>,
     /// A quick comparison leaves it out.
@@ -51,6 +60,16 @@ pub enum Work {
     Bulk,
     Accept,
     Idle,
+    Pair,
+    Buffer,
+    Rate(RateLimit),
+}
+
+/// Streams through a proxy that limits them all together.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RateLimit {
+    pub direction: Direction,
+    pub connections: usize,
 }
 
 /// Messages out and back.
@@ -68,6 +87,12 @@ pub struct Load {
 pub enum Kind {
     Echo,
     Proxy,
+    /// A proxy that understands the options of rate limits.
+    LimitingProxy,
+    /// A pair of bufferevents in one process.
+    Pair,
+    /// Both libraries' buffers in one process.
+    Buffer,
 }
 
 /// Connections of the cases with many.
@@ -75,6 +100,10 @@ pub const MANY: u32 = 9000;
 
 /// Idle connections whose memory is measured: of a fifth of them the server's own is told.
 pub const IDLE_CONNECTIONS: usize = 2500;
+
+/// The rate of the limits, bytes a second, and how often a tick's bytes become available.
+pub const LIMIT_RATE: u64 = 20_000_000;
+pub const LIMIT_TICK: Duration = Duration::from_millis(100);
 
 const ECHO: Load = Load {
     kind: Kind::Echo,
@@ -100,12 +129,13 @@ pub fn cases() -> Vec<Case> {
         name,
         suite: match load.kind {
             Kind::Echo => Suite::Echo,
-            Kind::Proxy => Suite::Proxy,
+            _ => Suite::Proxy,
         },
         work: Work::Load(load),
         metric: Metric::CpuUsPerMessage,
         others: LATENCIES,
         goals,
+        limits: &[],
         against: None,
         slow: load.connections == MANY,
     };
@@ -137,19 +167,37 @@ pub fn cases() -> Vec<Case> {
         metric,
         others,
         goals,
+        limits: &[],
         against: None,
         slow: false,
     };
+    let rate = |name, direction, connections| Case {
+        slow: connections > 1,
+        ..other(
+            name,
+            Suite::Rate,
+            Work::Rate(RateLimit {
+                direction,
+                connections,
+            }),
+            Metric::CpuUsPerMegabyte,
+            &[],
+            &[],
+        )
+    };
     vec![
-        load(
-            "echo-64",
-            ECHO,
-            &[
-                ("libevent", AtMost(0.62)),
-                ("tokio", AtMost(0.95)),
-                ("floor", AtMost(1.03)),
-            ],
-        ),
+        Case {
+            limits: &[(Metric::SyscallsPerMessage, AtMost(0.1))],
+            ..load(
+                "echo-64",
+                ECHO,
+                &[
+                    ("libevent", AtMost(0.62)),
+                    ("tokio", AtMost(0.95)),
+                    ("floor", AtMost(1.03)),
+                ],
+            )
+        },
         load(
             "echo-16k",
             Load {
@@ -226,6 +274,27 @@ pub fn cases() -> Vec<Case> {
             &[],
             &[("libevent", AtMost(0.55))],
         ),
+        other(
+            "pair",
+            Suite::Pair,
+            Work::Pair,
+            Metric::NsPerRoundTrip,
+            &[],
+            &[("libevent", AtMost(0.6))],
+        ),
+        // Its goals come with its figures.
+        other(
+            "buffer",
+            Suite::Buffer,
+            Work::Buffer,
+            Metric::EvBufferNs,
+            &[],
+            &[],
+        ),
+        rate("rate-read-1", Direction::Read, 1),
+        rate("rate-read-30", Direction::Read, 30),
+        rate("rate-write-30", Direction::Write, 30),
+        rate("rate-read-1000", Direction::Read, 1000),
     ]
 }
 
@@ -238,6 +307,9 @@ impl Suite {
             Self::Bulk => "bulk",
             Self::Accept => "accept",
             Self::Idle => "idle",
+            Self::Pair => "pair",
+            Self::Buffer => "buffer",
+            Self::Rate => "rate",
             Self::All => "all",
         }
     }
@@ -250,6 +322,9 @@ impl Work {
             Self::Load(load) => load.kind,
             Self::Bulk => Kind::Proxy,
             Self::Accept | Self::Idle => Kind::Echo,
+            Self::Pair => Kind::Pair,
+            Self::Buffer => Kind::Buffer,
+            Self::Rate(_) => Kind::LimitingProxy,
         }
     }
 
@@ -262,6 +337,9 @@ impl Work {
             Self::Idle => {
                 format!("{IDLE_CONNECTIONS} connections that have said one message of 64 B")
             }
+            Self::Pair => "64 B there and back over a pair, one thread".to_owned(),
+            Self::Buffer => "operations on a buffer, both libraries in one process".to_owned(),
+            Self::Rate(limit) => limit.title(),
         }
     }
 
@@ -269,8 +347,23 @@ impl Work {
     pub fn time_factor(self) -> f64 {
         match self {
             Self::Load(load) if load.connections == MANY => 2.0,
+            // Many ticks.
+            Self::Rate(_) => 4.0,
             _ => 1.0,
         }
+    }
+
+    /// Longer runs have fewer rounds: of so many the part, but enough for an interval.
+    pub fn rounds(self, rounds: usize) -> usize {
+        match self.time_factor() {
+            factor if factor > 1.0 => (rounds / 2).max(8).min(rounds),
+            _ => rounds,
+        }
+    }
+
+    /// Whether system calls are counted: where the connections' own few do not matter.
+    pub fn counts_syscalls(self) -> bool {
+        matches!(self, Self::Load(load) if load.connections <= 64 && !load.spin)
     }
 
     /// Roughly what starting, connecting and ending take on top of the time measured.
@@ -280,8 +373,24 @@ impl Work {
                 Duration::from_millis(150) + Duration::from_micros(150) * load.connections
             }
             Self::Idle => Duration::from_millis(500),
-            Self::Bulk | Self::Accept => Duration::from_millis(150),
+            Self::Bulk | Self::Accept | Self::Rate(_) => Duration::from_millis(150),
+            Self::Pair => Duration::from_millis(100),
+            Self::Buffer => Duration::from_millis(500),
         }
+    }
+}
+
+impl RateLimit {
+    fn title(&self) -> String {
+        let direction = match self.direction {
+            Direction::Read => "from clients",
+            Direction::Write => "to clients",
+        };
+        format!(
+            "{} through a proxy that lets {} MB/s {direction} pass, as fast as they are let",
+            crate::units::count(self.connections, "stream"),
+            LIMIT_RATE / 1_000_000
+        )
     }
 }
 
@@ -289,7 +398,7 @@ impl Load {
     fn title(&self, rate: Option<f64>) -> String {
         let kind = match self.kind {
             Kind::Echo => "echo",
-            Kind::Proxy => "proxy",
+            _ => "proxy",
         };
         let connections = crate::units::count(self.connections as usize, "connection");
         let size = match self.size {

@@ -8,10 +8,7 @@ use super::verdict::{Comparison, Verdict};
 
 /// A case: the servers' figures, then the subject's ratios to the others.
 pub fn case(result: &CaseResult) -> String {
-    let mut out = format!(
-        "\n{}: {}; {} rounds of {} s\n",
-        result.name, result.title, result.rounds, result.seconds
-    );
+    let mut out = format!("\n{}: {}; {}\n", result.name, result.title, result.extent());
     if let Some(line) = disturbed_line(result) {
         out += &format!("  {line}\n");
     }
@@ -71,8 +68,11 @@ fn ratios(result: &CaseResult) -> Table {
     others.dedup();
     let has_goals = main.iter().any(|comparison| comparison.goal.is_some());
     let mut heading = vec![
-        format!("{} /", result.subject),
-        result.metric.heading().to_owned(),
+        result.ratio_heading(),
+        match result.is_of_operations() {
+            true => "ratio".to_owned(),
+            false => result.metric.heading().to_owned(),
+        },
         "[95 %]".to_owned(),
         "verdict".to_owned(),
     ];
@@ -130,29 +130,25 @@ pub fn short(comparison: &Comparison) -> String {
     }
 }
 
-/// Every goal of every case, and how it stands.
+/// Every goal, and how it stands.
 pub fn goals(results: &Results) -> Option<String> {
-    let heading = ["goals", "figure", "ratio", "[95 %]", "goal", ""];
+    let heading = ["goals", "figure", "", "[95 %]", "goal", ""];
     let mut table = Table::new(heading.map(str::to_owned).to_vec());
     table.left.extend([1, 5]);
-    let mut any = false;
-    for case in &results.cases {
-        for comparison in &case.comparisons {
-            let (Some(goal), Some(verdict)) = (comparison.goal, comparison.against_goal) else {
-                continue;
-            };
-            any = true;
-            table.row(vec![
-                format!("{} / {}", case.name, comparison.baseline),
-                comparison.metric.heading().to_owned(),
-                format!("{:.3}", comparison.ratio.median),
-                interval(&comparison.ratio),
-                goal.text(),
-                verdict.text().to_owned(),
-            ]);
-        }
+    let goals = results.goals();
+    for goal in &goals {
+        let beside = goal.comparison.map(|c| format!(" / {}", c.baseline));
+        table.row(vec![
+            format!("{}{}", goal.case, beside.unwrap_or_default()),
+            goal.metric.heading().to_owned(),
+            goal.value.clone(),
+            goal.comparison
+                .map_or(String::new(), |c| interval(&c.ratio)),
+            goal.goal.text(),
+            goal.verdict.text().to_owned(),
+        ]);
     }
-    any.then(|| format!("\n{}", table.print()))
+    (!goals.is_empty()).then(|| format!("\n{}", table.print()))
 }
 
 /// Columns as wide as their widest cell; the first one and those of words stand left.

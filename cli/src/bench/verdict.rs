@@ -29,6 +29,15 @@ pub struct Comparison {
     pub against_goal: Option<GoalVerdict>,
 }
 
+/// A bound on one of the subject's own figures, and how it stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Limit {
+    pub metric: Metric,
+    pub value: f64,
+    pub goal: Goal,
+    pub verdict: GoalVerdict,
+}
+
 /// What the subject is, compared with the baseline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -80,6 +89,25 @@ impl Comparison {
         let ratio = |(a, b): &(&Run, &Run)| Some(a.values.get(&metric)? / b.values.get(&metric)?);
         let ratios = counted.iter().map(ratio).collect::<Option<Vec<_>>>()?;
         let ratio = Summary::of(&ratios)?;
+        Some(Self::new(
+            name.to_owned(),
+            metric,
+            ratios,
+            ratio,
+            too_busy,
+            goal,
+        ))
+    }
+
+    /// What follows from the `ratio` of the rounds' `ratios`.
+    pub fn new(
+        baseline: String,
+        metric: Metric,
+        ratios: Vec<f64>,
+        ratio: Summary,
+        too_busy: bool,
+        goal: Option<Goal>,
+    ) -> Self {
         let verdict = if too_busy {
             Verdict::TooBusy
         } else {
@@ -89,15 +117,27 @@ impl Comparison {
             Verdict::TooBusy | Verdict::TooFewRounds => GoalVerdict::Unknown,
             _ => goal.verdict(&ratio),
         });
-        Some(Self {
-            baseline: name.to_owned(),
+        Self {
+            baseline,
             metric,
             ratios,
             ratio,
             verdict,
             goal,
             against_goal,
-        })
+        }
+    }
+}
+
+impl Limit {
+    /// How a figure of the subject's stands to its bound.
+    pub fn of(metric: Metric, figure: &Summary, goal: Goal) -> Self {
+        Self {
+            metric,
+            value: figure.median,
+            goal,
+            verdict: goal.verdict(figure),
+        }
     }
 }
 

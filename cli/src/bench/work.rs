@@ -9,12 +9,16 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::Bench;
 use super::interrupt::Stop;
-use super::measure::{accept, bulk, idle};
+use super::measure::pair::{self, Trips};
+use super::measure::rate::{self, Limit, Traffic};
+use super::measure::syscalls::{self, Counter};
+use super::measure::{accept, buffer, bulk, idle};
 use super::metric::Metric;
 use super::process::{Process, Serving};
 use super::result::Run;
 use super::servers::Server;
-use super::suite::{IDLE_CONNECTIONS, Kind, Load, Work};
+use super::statistics::median;
+use super::suite::{IDLE_CONNECTIONS, Kind, LIMIT_RATE, LIMIT_TICK, Load, RateLimit, Work};
 use crate::failure::Failure;
 use crate::report::Report;
 
@@ -27,19 +31,20 @@ const TRIES: usize = 4;
 /// Beyond the time asked for, a load run may take this long to connect, to drain and to report.
 const LOAD_GRACE: Duration = Duration::from_secs(30);
 
-/// A run of `server`, made again if something else disturbed it.
+/// A run of `server`, made again if something else disturbed it, for as long as there are `retries`.
 ///
 /// # Errors
 /// When a server or the load fails, or a signal comes.
-pub fn run(bench: &Bench, server: &Server, work: Work) -> Result<Run, Stop> {
+pub fn run(bench: &Bench, server: &Server, work: Work, retries: &mut usize) -> Result<Run, Stop> {
     let mut tries = 1;
     loop {
         bench.interrupt.check()?;
         let run = once(bench, server, work)?;
-        if !run.disturbed || tries == TRIES {
+        if !run.disturbed || tries == TRIES || *retries == 0 {
             return Ok(run);
         }
         tries += 1;
+        *retries -= 1;
     }
 }
 
@@ -49,30 +54,73 @@ fn once(bench: &Bench, server: &Server, work: Work) -> Result<Run, Stop> {
         Work::Bulk => bulk_stream(bench, server),
         Work::Accept => accepts(bench, server),
         Work::Idle => idle_memory(bench, server),
+        Work::Pair => round_trips(bench, server),
+        Work::Rate(limit) => limited(bench, server, &limit),
+        // It takes its turns by itself, see `buffers`.
+        Work::Buffer => Err(Failure::line("a buffer is no server").into()),
     }
 }
 
 fn message_load(bench: &Bench, server: &Server, load: &Load) -> Result<Run, Stop> {
+    let times = bench.times(Work::Load(*load));
+    let report = loaded(bench, server, load, |serving| {
+        generate(bench, serving, load, times)
+    })?;
+    figures(&report, load).ok_or_else(|| Failure::new(&server.name, "nothing was measured").into())
+}
+
+/// The system calls of a server for each message, in a run that is not timed: counting disturbs.
+///
+/// # Errors
+/// As [`run`].
+pub fn syscalls(
+    bench: &Bench,
+    server: &Server,
+    load: &Load,
+    counter: &Counter,
+) -> Result<f64, Stop> {
+    // Everything is counted, so no time is left uncounted.
+    let times = (bench.times(Work::Load(*load)).0, Duration::ZERO);
+    loaded(bench, server, load, |serving| {
+        let counted = syscalls::count(counter, serving.pid(), || {
+            Ok(generate(bench, serving, load, times))
+        });
+        let (calls, report) = counted?;
+        Ok(calls as f64 / report?.messages as f64)
+    })
+}
+
+/// Starts `server`, and what it needs behind it, for `work`, and ends both.
+fn loaded<T>(
+    bench: &Bench,
+    server: &Server,
+    load: &Load,
+    work: impl FnOnce(&Serving) -> Result<T, Stop>,
+) -> Result<T, Stop> {
     let upstream = match load.kind {
         Kind::Echo => None,
-        Kind::Proxy => Some(bench.start_upstream()?),
+        _ => Some(bench.start_upstream()?),
     };
     let address = upstream.as_ref().map(|upstream| upstream.address.as_str());
     let mut serving = server.start(bench, address, load.spin)?;
-    let report = generate(bench, &serving, load);
+    let found = work(&serving);
     // A server that has died is the cause of whatever the load generator says.
     serving.check()?;
-    let report = report.map_err(|stop| named(server, stop))?;
+    let found = found.map_err(|stop| named(server, stop))?;
     serving.stop(&bench.interrupt)?;
     if let Some(upstream) = upstream {
         upstream.stop(&bench.interrupt)?;
     }
-    figures(&report, load).ok_or_else(|| Failure::new(&server.name, "nothing was measured").into())
+    Ok(found)
 }
 
-/// Runs the load generator.
-fn generate(bench: &Bench, serving: &Serving, load: &Load) -> Result<Report, Stop> {
-    let (seconds, warm_up) = bench.times(Work::Load(*load));
+/// Runs the load generator for the times to be measured and before that.
+fn generate(
+    bench: &Bench,
+    serving: &Serving,
+    load: &Load,
+    (seconds, warm_up): (Duration, Duration),
+) -> Result<Report, Stop> {
     let mut command = vec![bench.evring.clone(), "load".to_owned(), "--json".to_owned()];
     let mut option = |name: &str, value: String| command.extend([name.to_owned(), value]);
     option("--connect", serving.address.clone());
@@ -133,11 +181,7 @@ fn figures(report: &Report, load: &Load) -> Option<Run> {
 }
 
 fn bulk_stream(bench: &Bench, server: &Server) -> Result<Run, Stop> {
-    let sink = TcpListener::bind("127.0.0.1:0");
-    let sink = sink.map_err(|error| Failure::new("a port for the end of the stream", error))?;
-    let upstream = sink
-        .local_addr()
-        .map_err(|error| Failure::new("a port for the end of the stream", error))?;
+    let (sink, upstream) = listen()?;
     let (seconds, warm_up) = bench.times(Work::Bulk);
     let found = served(
         bench,
@@ -183,6 +227,84 @@ fn idle_memory(bench: &Bench, server: &Server) -> Result<Run, Stop> {
     })
 }
 
+/// Round trips of a batch over a pair, and batches: a run is short, and its median one figure.
+const TRIPS: Trips = Trips {
+    size: 64,
+    round_trips: 50_000,
+    batches: 5,
+};
+
+fn round_trips(bench: &Bench, server: &Server) -> Result<Run, Stop> {
+    let each = on_core(bench, || trips(server, &TRIPS))?;
+    Ok(Run {
+        values: BTreeMap::from([(Metric::NsPerRoundTrip, median(&each))]),
+        ..Run::default()
+    })
+}
+
+fn trips(server: &Server, trips: &Trips) -> Result<Vec<f64>, Failure> {
+    match server.file() {
+        None => pair::evring(trips),
+        Some(program) => pair::libevent(program, trips),
+    }
+}
+
+/// Tries whether a program that is no server works.
+///
+/// # Errors
+/// When it does not.
+pub fn try_program(server: &Server, kind: Kind) -> Result<(), Failure> {
+    match (kind, server.file()) {
+        (Kind::Buffer, Some(program)) => buffer::run(program, Some("formatted"), 1).map(drop),
+        (Kind::Buffer, None) => Ok(()),
+        _ => {
+            let one = Trips {
+                round_trips: 1,
+                batches: 1,
+                ..TRIPS
+            };
+            trips(server, &one).map(drop)
+        }
+    }
+}
+
+fn limited(bench: &Bench, server: &Server, limit: &RateLimit) -> Result<Run, Stop> {
+    let sink = listen()?;
+    let (measured, warm_up) = bench.times(Work::Rate(*limit));
+    let traffic = Traffic {
+        connections: limit.connections,
+        write_bytes: None,
+        warm_up,
+        measured,
+    };
+    let limit = Limit {
+        direction: limit.direction,
+        rate: LIMIT_RATE,
+        own: false,
+        tick: LIMIT_TICK,
+    };
+    let server = server.with(limit.arguments());
+    let found = served(bench, &server, Some(&sink.1), |address, pid| {
+        rate::run(&sink.0, address, pid, &limit, &traffic)
+    })?;
+    Ok(Run {
+        values: BTreeMap::from([
+            (Metric::CpuUsPerMegabyte, found.cpu_us_per_megabyte()),
+            (Metric::RateErrorPercent, found.error * 100.0),
+            (Metric::Fairness, found.jain),
+        ]),
+        ..shares(found.proxy.ran, found.proxy.waited, measured)
+    })
+}
+
+/// Where a stream ends, behind a proxy.
+fn listen() -> Result<(TcpListener, String), Failure> {
+    let port = |error| Failure::new("a port for the end of a stream", error);
+    let sink = TcpListener::bind("127.0.0.1:0").map_err(port)?;
+    let address = sink.local_addr().map_err(port)?.to_string();
+    Ok((sink, address))
+}
+
 fn shares(ran: Duration, waited: Duration, elapsed: Duration) -> Run {
     let share = |time: Duration| time.as_secs_f64() / elapsed.as_secs_f64().max(1e-9);
     Run {
@@ -214,7 +336,7 @@ fn served<T: Send>(
 
 /// Runs `f` on the load's core with the priority of what is measured. Threads that it starts
 /// inherit both.
-fn on_core<T: Send>(
+pub fn on_core<T: Send>(
     bench: &Bench,
     f: impl FnOnce() -> Result<T, Failure> + Send,
 ) -> Result<T, Failure> {

@@ -87,52 +87,49 @@ fn colour(name: &str) -> (u8, u8, u8) {
 }
 
 fn goals(results: &Results) -> String {
-    let with_goal = |case: &CaseResult| {
-        let name = case.name.clone();
-        let of = case
-            .comparisons
-            .iter()
-            .filter(|c| c.goal.is_some())
-            .cloned();
-        of.map(move |comparison| (name.clone(), comparison))
-            .collect::<Vec<_>>()
-    };
-    let all: Vec<(String, Comparison)> = results.cases.iter().flat_map(with_goal).collect();
+    let all = results.goals();
     if all.is_empty() {
         return String::new();
     }
-    let tile = |verdict: GoalVerdict, class: &str| {
-        let count = all
-            .iter()
-            .filter(|(_, c)| c.against_goal == Some(verdict))
-            .count();
-        let text = verdict.text();
+    let tile = |verdict: GoalVerdict| {
+        let count = all.iter().filter(|goal| goal.verdict == verdict).count();
+        let (class, text) = (goal_class(verdict), verdict.text());
         format!("<div class=\"tile\"><b class=\"{class}\">{count}</b>{text}</div>")
     };
-    let rows = all.iter().map(|(case, comparison)| {
+    let most = most(all.iter().filter_map(|goal| goal.comparison));
+    let rows = all.iter().map(|goal| {
         let cells = vec![
-            format!("<a href=\"#{0}\">{0}</a>", escape(case)),
-            escape(&comparison.baseline),
-            comparison.metric.heading().to_owned(),
-            format!("{:.3}", comparison.ratio.median),
-            interval(&comparison.ratio),
-            goal_text(comparison),
-            goal_verdict(comparison),
-            strip(comparison, most(all.iter().map(|(_, c)| c))),
+            format!("<a href=\"#{0}\">{0}</a>", escape(goal.case)),
+            goal.comparison
+                .map_or(String::new(), |c| escape(&c.baseline)),
+            goal.metric.heading().to_owned(),
+            goal.value.clone(),
+            goal.comparison
+                .map_or(String::new(), |c| interval(&c.ratio)),
+            goal.goal.text(),
+            goal_verdict(goal.verdict),
+            goal.comparison.map_or(String::new(), |c| strip(c, most)),
         ];
         ("", cells)
     });
     let heading = [
-        "case", "beside", "figure", "ratio", "95 %", "goal", "", "rounds",
+        "case",
+        "beside",
+        "figure",
+        "",
+        "95 %",
+        "goal",
+        "",
+        "ratios of the rounds",
     ];
     format!(
         "<h2>Goals</h2>\n<p>evring's figure divided by the other's, of runs in the same round; below 1 evring needs \
          less. A goal is met when the whole interval of the median is on its side.</p>\n\
          <div class=\"tiles\">{}{}{}{}</div>\n{}",
-        tile(GoalVerdict::Met, "good"),
-        tile(GoalVerdict::Missed, "bad"),
-        tile(GoalVerdict::WithinNoise, "open"),
-        tile(GoalVerdict::Unknown, "faint"),
+        tile(GoalVerdict::Met),
+        tile(GoalVerdict::Missed),
+        tile(GoalVerdict::WithinNoise),
+        tile(GoalVerdict::Unknown),
         table(&heading, &[0, 1, 2, 6, 7], rows),
     )
 }
@@ -159,6 +156,7 @@ fn scaling(results: &Results) -> String {
         let plots: Vec<String> = [
             (Metric::CpuUsPerMessage, "CPU time a message", "µs of CPU"),
             (Metric::MessagesPerSecond, "Messages a second", "messages/s"),
+            (Metric::P50Us, "Median latency", "p50"),
             (Metric::P99Us, "p99 latency", "p99"),
         ]
         .into_iter()
@@ -202,12 +200,17 @@ fn scaling_plot(cases: &[&CaseResult], metric: Metric, caption: &str, y: &str) -
             points: cases.iter().filter_map(|case| point(case, name)).collect(),
         })
         .collect();
-    let is_time = metric == Metric::P99Us;
+    let is_time = matches!(metric, Metric::P50Us | Metric::P99Us);
+    let ticks: Vec<f64> = cases
+        .iter()
+        .filter_map(|case| case.connections.map(f64::from))
+        .collect();
     let plot = Plot {
         label: &format!("{caption} over connections"),
         x: "connections",
         y,
         series: &series,
+        x_ticks: ticks,
         x_text: &|x| units::grouped(x.round() as u64),
         y_text: &|y| match is_time {
             true => micros(*y),
@@ -221,11 +224,10 @@ fn scaling_plot(cases: &[&CaseResult], metric: Metric, caption: &str, y: &str) -
 
 fn section(case: &CaseResult) -> String {
     let mut out = format!(
-        "<h2 id=\"{0}\">{0}</h2>\n<p>{1}; {2} rounds of {3} s.</p>\n",
+        "<h2 id=\"{0}\">{0}</h2>\n<p>{1}; {2}.</p>\n",
         escape(&case.name),
         escape(&case.title),
-        case.rounds,
-        case.seconds
+        case.extent()
     );
     if let Some(line) = disturbed_line(case) {
         let _ = writeln!(out, "<p class=\"open\">{line}.</p>");
@@ -255,9 +257,9 @@ fn figures(case: &CaseResult) -> String {
     let mut heading = vec!["server"];
     heading.extend(metrics.iter().map(|metric| metric.heading()));
     let busy = case.contenders.iter().any(|c| c.server_busy.is_some());
-    if busy {
-        heading.extend(["server busy", "load busy"]);
-    }
+    let load_busy = case.contenders.iter().any(|c| c.load_busy.is_some());
+    heading.extend(busy.then_some("server busy"));
+    heading.extend(load_busy.then_some("load busy"));
     let rows = case.contenders.iter().map(|contender| {
         let spins = if contender.spins {
             "<small>spins</small>"
@@ -280,9 +282,8 @@ fn figures(case: &CaseResult) -> String {
         }));
         let share =
             |share: Option<f64>| share.map_or("–".to_owned(), |s| format!("{:.0} %", s * 100.0));
-        if busy {
-            cells.extend([share(contender.server_busy), share(contender.load_busy)]);
-        }
+        cells.extend(busy.then(|| share(contender.server_busy)));
+        cells.extend(load_busy.then(|| share(contender.load_busy)));
         let class = if contender.name == case.subject {
             "subject"
         } else {
@@ -304,11 +305,27 @@ fn figures(case: &CaseResult) -> String {
 
 fn ratios(case: &CaseResult) -> String {
     let main = || case.comparisons.iter().filter(|c| c.metric == case.metric);
+    let has_goals = main().any(|comparison| comparison.goal.is_some());
     let mut others: Vec<Metric> = case.comparisons.iter().map(|c| c.metric).collect();
     others.retain(|metric| *metric != case.metric);
     others.dedup();
-    let mut heading = vec!["beside", "ratio", "95 %", "rounds", "verdict", "goal", ""];
+    let (first, what) = match case.is_of_operations() {
+        true => ("operation", "EvBuffer's time by evbuffer's".to_owned()),
+        false => (
+            "beside",
+            format!(
+                "{} of {}, by the others'",
+                case.metric.heading(),
+                escape(&case.subject)
+            ),
+        ),
+    };
+    let mut heading = vec![first, "ratio", "95 %", "rounds", "verdict"];
+    if has_goals {
+        heading.extend(["goal", ""]);
+    }
     heading.extend(others.iter().map(|metric| metric.heading()));
+    let words: &[usize] = if has_goals { &[0, 3, 4, 6] } else { &[0, 3, 4] };
     let most = most(main());
     let rows = main().map(|comparison| {
         let mut cells = vec![
@@ -317,9 +334,17 @@ fn ratios(case: &CaseResult) -> String {
             interval(&comparison.ratio),
             strip(comparison, most),
             verdict(comparison.verdict),
-            goal_text(comparison),
-            goal_verdict(comparison),
         ];
+        if has_goals {
+            let goal = comparison.goal.map(|goal| goal.text());
+            cells.push(goal.unwrap_or_default());
+            cells.push(
+                comparison
+                    .against_goal
+                    .map(goal_verdict)
+                    .unwrap_or_default(),
+            );
+        }
         cells.extend(others.iter().map(|metric| {
             let mut all = case.comparisons.iter();
             let same = all.find(|c| c.metric == *metric && c.baseline == comparison.baseline);
@@ -327,12 +352,7 @@ fn ratios(case: &CaseResult) -> String {
         }));
         ("", cells)
     });
-    format!(
-        "<h3>{} of {}, as a ratio to the others</h3>\n{}",
-        case.metric.heading(),
-        escape(&case.subject),
-        table(&heading, &[0, 3, 4, 6], rows)
-    )
+    format!("<h3>{what}</h3>\n{}", table(&heading, words, rows))
 }
 
 /// The end of the strips' common scale.
@@ -368,21 +388,21 @@ fn verdict(verdict: Verdict) -> String {
     format!("<span class=\"{class}\">{}</span>", verdict.text())
 }
 
-fn goal_text(comparison: &Comparison) -> String {
-    comparison.goal.map_or(String::new(), |goal| goal.text())
+fn goal_verdict(verdict: GoalVerdict) -> String {
+    format!(
+        "<span class=\"{}\">{}</span>",
+        goal_class(verdict),
+        verdict.text()
+    )
 }
 
-fn goal_verdict(comparison: &Comparison) -> String {
-    let Some(verdict) = comparison.against_goal else {
-        return String::new();
-    };
-    let class = match verdict {
+fn goal_class(verdict: GoalVerdict) -> &'static str {
+    match verdict {
         GoalVerdict::Met => "good",
         GoalVerdict::Missed => "bad",
         GoalVerdict::WithinNoise => "open",
         GoalVerdict::Unknown => "faint",
-    };
-    format!("<span class=\"{class}\">{}</span>", verdict.text())
+    }
 }
 
 fn latency_plot(contenders: &[&ContenderResult]) -> Option<String> {
@@ -402,6 +422,7 @@ fn latency_plot(contenders: &[&ContenderResult]) -> Option<String> {
         x: "part of the messages that are at least as fast",
         y: "latency",
         series: &series,
+        x_ticks: plots::decades(),
         x_text: &plots::percentile,
         y_text: &|us| micros(*us),
         log_y: true,

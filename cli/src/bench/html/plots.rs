@@ -1,6 +1,7 @@
 //! The plots of the report, as SVG that takes its text colour from the page.
 
-use plotters::coord::ranged1d::{Ranged, ValueFormatter};
+use plotters::coord::combinators::BindKeyPoints;
+use plotters::coord::ranged1d::{AsRangedCoord, Ranged, ValueFormatter};
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
@@ -19,6 +20,8 @@ pub struct Plot<'a> {
     pub y: &'a str,
     pub series: &'a [Series],
     /// The text at a point of the horizontal axis.
+    /// Where the horizontal axis has labels, if the plot reaches there.
+    pub x_ticks: Vec<f64>,
     pub x_text: &'a dyn Fn(&f64) -> String,
     pub y_text: &'a dyn Fn(&f64) -> String,
     /// Whether the vertical axis is logarithmic; else it begins at 0.
@@ -28,7 +31,7 @@ pub struct Plot<'a> {
 }
 
 const SIZE: (u32, u32) = (580, 360);
-const FONT_SIZE: i32 = 14;
+const FONT_SIZE: i32 = 16;
 
 /// Stands for the page's text colour until the picture is done; plotters knows no such colour.
 const INK: RGBColor = RGBColor(1, 2, 3);
@@ -48,15 +51,25 @@ pub fn draw(plot: &Plot<'_>) -> Option<String> {
     let mut svg = String::new();
     {
         let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
-        let x = (x_low..x_high).log_scale().into();
-        // Room above, so that no line runs along the edge.
+        let ticks = |all: &[f64], low: f64, high: f64| -> Vec<f64> {
+            all.iter()
+                .copied()
+                .filter(|tick| (low..=high).contains(tick))
+                .collect()
+        };
+        let x = (x_low..x_high)
+            .log_scale()
+            .with_key_points(ticks(&plot.x_ticks, x_low, x_high));
+        // Room at the edges, so that no line runs along them.
         let drawn = match plot.log_y {
-            true => lines::<LogCoord<f64>>(
-                plot,
-                &root,
-                x,
-                IntoLogRange::log_scale(y_low.max(1e-3) / 1.3..y_high * 1.3).into(),
-            ),
+            true => {
+                let (low, high) = (y_low.max(1e-3) / 1.3, y_high * 1.3);
+                let y =
+                    (low..high)
+                        .log_scale()
+                        .with_key_points(ticks(&steps(low, high), low, high));
+                lines(plot, &root, x, y)
+            }
             false => lines(plot, &root, x, RangedCoordf64::from(0.0..y_high * 1.1)),
         };
         drawn.ok()?;
@@ -71,21 +84,22 @@ pub fn draw(plot: &Plot<'_>) -> Option<String> {
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
-fn lines<Y>(
+fn lines<X, Y>(
     plot: &Plot<'_>,
     root: &Area<'_>,
-    x: LogCoord<f64>,
-    y: Y,
+    x: impl AsRangedCoord<Value = f64, CoordDescType = X>,
+    y: impl AsRangedCoord<Value = f64, CoordDescType = Y>,
 ) -> Result<(), Box<dyn std::error::Error>>
 where
+    X: Ranged<ValueType = f64> + ValueFormatter<f64>,
     Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
 {
     let font = ("sans-serif", FONT_SIZE).into_font().color(&INK);
     let mut chart = ChartBuilder::on(root)
         .margin(10)
         .margin_right(24)
-        .x_label_area_size(46)
-        .y_label_area_size(66)
+        .x_label_area_size(54)
+        .y_label_area_size(84)
         .build_cartesian_2d(x, y)?;
     chart
         .configure_mesh()
@@ -112,6 +126,27 @@ where
     }
     root.present()?;
     Ok(())
+}
+
+/// Labels of a logarithmic axis: 1, 2, 5, 10, …, fewer where it spans much.
+fn steps(low: f64, high: f64) -> Vec<f64> {
+    let factors: &[f64] = match high / low {
+        span if span > 1e4 => &[1.0],
+        span if span > 1.5 => &[1.0, 2.0, 5.0],
+        _ => &[1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0],
+    };
+    let (first, last) = (low.log10().floor() as i32, high.log10().ceil() as i32);
+    let decade = |exponent: i32| {
+        factors
+            .iter()
+            .map(move |factor| factor * 10f64.powi(exponent))
+    };
+    (first..=last).flat_map(decade).collect()
+}
+
+/// One in 1, 10, 100, … messages.
+pub fn decades() -> Vec<f64> {
+    (0..10).map(|exponent| 10f64.powi(exponent)).collect()
 }
 
 fn bounds(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
@@ -224,6 +259,7 @@ mod tests {
             label: "a <b>",
             x: "x",
             y: "y",
+            x_ticks: decades(),
             series: &series,
             x_text: &|x| format!("{x}"),
             y_text: &|y| format!("{y}"),
