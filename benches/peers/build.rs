@@ -1,15 +1,16 @@
 //! Compiles the libevent peers, if libevent's headers are on this machine.
 //!
-//! Without them `libevent-echo` and `libevent-proxy` are still built, but only say what is missing;
+//! Without them the binaries named `libevent-*` are still built, but only say what is missing;
 //! nothing else in the workspace depends on libevent.
 
 use std::env;
 use std::path::PathBuf;
 
 /// Binary, C source, and the library's name in `OUT_DIR`.
-const PEERS: [(&str, &str); 2] = [
+const PEERS: [(&str, &str); 3] = [
     ("libevent-echo", "c/echo.c"),
     ("libevent-proxy", "c/proxy.c"),
+    ("libevent-pair", "c/pair.c"),
 ];
 
 fn main() {
@@ -28,7 +29,7 @@ fn main() {
         println!("cargo::rerun-if-changed=/usr/include/event2/event.h");
         println!(
             "cargo::warning=libevent's headers were not found (Debian: libevent-dev); \
-             libevent-echo and libevent-proxy are built without it"
+             libevent-echo, libevent-proxy and libevent-pair are built without it"
         );
         return;
     }
@@ -43,7 +44,7 @@ fn main() {
             .extra_warnings(true)
             .cargo_metadata(false)
             .compile(&archive);
-        // Only these two binaries link libevent; the other peers must not carry it.
+        // Only these binaries link libevent; the other peers must not carry it.
         println!(
             "cargo::rustc-link-arg-bin={bin}={}",
             out_dir.join(format!("lib{archive}.a")).display()

@@ -5,6 +5,8 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use evring::{Addr, SpinPolicy};
 
+use crate::bench::args::BenchArgs;
+use crate::bench::launch::LaunchArgs;
 use crate::rates::RateArgs;
 use crate::units::{parse_bytes, parse_seconds};
 
@@ -25,10 +27,14 @@ pub enum Command {
     Echo(EchoArgs),
     /// Pass connections on to another server (an embedded echo server when none is given)
     Proxy(ProxyArgs),
-    /// Measure an echo server, or a proxy in front of one, in a closed loop
+    /// Measure an echo server, or a proxy in front of one, in a closed or an open loop
     Load(LoadArgs),
+    /// Compare evring with its peers on this machine, in turns
+    Bench(BenchArgs),
     /// Show what this kernel gives and what is used instead of what it lacks
     Caps(CapsArgs),
+    #[command(hide = true)]
+    RunPinned(LaunchArgs),
 }
 
 /// `evring echo`.
@@ -109,6 +115,16 @@ pub struct LoadArgs {
     /// How long to measure
     #[arg(long, value_name = "SECONDS", value_parser = parse_positive_seconds, default_value = "5")]
     pub seconds: Duration,
+    /// Messages pass this long before they count
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "0")]
+    pub warm_up: Duration,
+    /// Open loop: send so many messages a second, over all connections, whatever is still under
+    /// way; latency counts from the moment a message was due. --spin keeps the schedule best
+    #[arg(long, value_name = "N", value_parser = parse_rate, conflicts_with = "depth")]
+    pub rate: Option<f64>,
+    /// Also report the CPU time that all threads of this process use meanwhile
+    #[arg(long, value_name = "PID")]
+    pub watch_pid: Option<u32>,
     /// Print the report as one JSON object
     #[arg(long)]
     pub json: bool,
@@ -163,9 +179,9 @@ where
         let text = error.render().to_string();
         match error.kind() {
             DisplayHelp | DisplayVersion => Stop::Answer(text),
-            DisplayHelpOnMissingArgumentOrSubcommand => {
-                Stop::Usage("a command is missing: echo, proxy, load or caps (see --help)".into())
-            }
+            DisplayHelpOnMissingArgumentOrSubcommand => Stop::Usage(
+                "a command is missing: echo, proxy, load, bench or caps (see --help)".into(),
+            ),
             _ => Stop::Usage(one_line(&text)),
         }
     })?;
@@ -246,7 +262,19 @@ fn parse_message_size(text: &str) -> Result<usize, String> {
     }
 }
 
-fn parse_positive_seconds(text: &str) -> Result<Duration, String> {
+/// More messages a second than any core can send.
+const RATE_MAX: f64 = 1e9;
+
+/// Reads messages a second of an open loop.
+pub fn parse_rate(text: &str) -> Result<f64, String> {
+    match text.trim().parse::<f64>() {
+        Ok(rate) if rate > 0.0 && rate <= RATE_MAX => Ok(rate),
+        _ => Err("expected a number of messages a second, above 0, such as 20000".to_owned()),
+    }
+}
+
+/// Reads a duration above zero.
+pub fn parse_positive_seconds(text: &str) -> Result<Duration, String> {
     match parse_seconds(text)? {
         Duration::ZERO => Err("expected more than 0 seconds".to_owned()),
         duration => Ok(duration),

@@ -4,8 +4,10 @@
 use std::process::ExitCode;
 
 mod args;
+mod bench;
 mod bursts;
 mod caps;
+mod cpu;
 mod echo;
 mod failure;
 mod gate;
@@ -39,22 +41,26 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    match run(&cli.command) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(EXIT_FAILURE),
-        Err(failure) => failure.report(),
-    }
+    run(&cli.command).unwrap_or_else(|failure| failure.report())
 }
 
-/// Runs a command. Says whether it reached what it was for.
-fn run(command: &Command) -> Result<bool, Failure> {
-    // Before there are threads: each inherits the mask.
-    shutdown::block()?;
+/// Runs a command and gives its exit code.
+fn run(command: &Command) -> Result<ExitCode, Failure> {
     limits::raise_open_files();
+    // Before there are threads: each inherits the mask. What these start must not inherit it.
+    if !matches!(command, Command::Bench(_) | Command::RunPinned(_)) {
+        shutdown::block()?;
+    }
+    let done = |()| ExitCode::SUCCESS;
     match command {
-        Command::Echo(args) => echo::run(args).map(|()| true),
-        Command::Proxy(args) => proxy::run(args).map(|()| true),
-        Command::Load(args) => load::run(args),
-        Command::Caps(args) => caps::run(args).map(|()| true),
+        Command::Echo(args) => echo::run(args).map(done),
+        Command::Proxy(args) => proxy::run(args).map(done),
+        Command::Load(args) => load::run(args).map(|success| match success {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::from(EXIT_FAILURE),
+        }),
+        Command::Bench(args) => bench::run(args).map(ExitCode::from),
+        Command::Caps(args) => caps::run(args).map(done),
+        Command::RunPinned(args) => bench::launch::run(args).map(|never| match never {}),
     }
 }

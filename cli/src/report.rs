@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use crate::cpu::CpuUse;
 use crate::units;
 
 /// The longest latency that is told apart, in nanoseconds.
@@ -17,7 +18,7 @@ pub fn latency_histogram() -> Histogram<u64> {
 }
 
 /// The report of one run.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
     /// Where the load went.
     pub target: String,
@@ -39,8 +40,17 @@ pub struct Report {
     pub messages_per_second: f64,
     /// Bytes a second, each way.
     pub bytes_per_second: f64,
-    /// From the write of a message to its last byte back.
+    /// From the write of a message, in an open loop from the moment it was due, to its last byte
+    /// back.
     pub latency_us: Latency,
+    /// The same at more quantiles, for plots.
+    pub latency_curve: Vec<CurvePoint>,
+    /// How an open loop kept its schedule.
+    pub open_loop: Option<OpenLoop>,
+    /// The CPU time of the load generator itself.
+    pub own_cpu: Option<CpuUse>,
+    /// The CPU time of the process that was watched.
+    pub watched_cpu: Option<CpuUse>,
     /// Everything that went wrong.
     pub errors: u64,
     /// The same by kind.
@@ -48,7 +58,7 @@ pub struct Report {
 }
 
 /// Percentiles in microseconds.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct Latency {
     /// Half of the messages were at least as fast.
     pub p50: f64,
@@ -61,6 +71,41 @@ pub struct Latency {
     pub p999: f64,
     /// The slowest.
     pub max: f64,
+}
+
+/// One point of the latency distribution.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct CurvePoint {
+    /// This part of the messages was at least as fast.
+    pub quantile: f64,
+    /// Microseconds.
+    pub us: f64,
+}
+
+/// An open loop: messages are sent on a schedule.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct OpenLoop {
+    /// Messages a second that were due.
+    pub rate: f64,
+    /// From the moment a message was due to its write: how far the load generator fell behind.
+    pub behind_us: Latency,
+}
+
+/// Points of a curve for each tenfold of the messages that are slower.
+const CURVE_POINTS_PER_DECADE: u32 = 5;
+
+/// The distribution at quantiles that come ever closer to 1, as far as there are messages to tell
+/// them apart. The quantiles are the same for every run, so that runs can be laid side by side.
+pub fn curve(nanos: &Histogram<u64>) -> Vec<CurvePoint> {
+    let slower = |step: u32| 10f64.powf(-f64::from(step) / f64::from(CURVE_POINTS_PER_DECADE));
+    (0..)
+        .map(slower)
+        .take_while(|slower| slower * nanos.len() as f64 >= 1.0)
+        .map(|slower| CurvePoint {
+            quantile: 1.0 - slower,
+            us: nanos.value_at_quantile(1.0 - slower) as f64 / 1e3,
+        })
+        .collect()
 }
 
 impl Latency {
@@ -124,6 +169,26 @@ impl fmt::Display for Report {
             time(p999),
             time(max)
         )?;
+        if let Some(open) = self.open_loop {
+            writeln!(
+                f,
+                "  schedule  {:>16}  messages/s due; sent late by p50 {}  p99 {}  max {}",
+                units::grouped(open.rate.round() as u64),
+                time(open.behind_us.p50),
+                time(open.behind_us.p99),
+                time(open.behind_us.max)
+            )?;
+        }
+        if let Some(cpu) = self.watched_cpu {
+            writeln!(
+                f,
+                "  CPU       {:>13.2} µs  a message, {:.0} % of a core, kept waiting {:.1} % of \
+                 the time",
+                cpu.us_per_message.unwrap_or(0.0),
+                cpu.busy * 100.0,
+                cpu.kept_waiting * 100.0
+            )?;
+        }
         write!(f, "  errors    {:>16}", units::grouped(self.errors))?;
         for (kind, count) in &self.error_kinds {
             write!(f, "\n    {:>18}  {kind}", units::grouped(*count))?;
@@ -153,6 +218,10 @@ mod tests {
             messages_per_second: 246_913.4,
             bytes_per_second: 15_802_457.6,
             latency_us: Latency::of(&nanos),
+            latency_curve: curve(&nanos),
+            open_loop: None,
+            own_cpu: None,
+            watched_cpu: None,
             errors: 0,
             error_kinds: BTreeMap::new(),
         }
@@ -168,6 +237,43 @@ mod tests {
              \x20 latency   p50 500 µs  p90 900 µs  p99 990 µs  p99.9 999 µs  max 1.00 ms\n\
              \x20 errors                   0"
         );
+    }
+
+    #[test]
+    fn an_open_loop_and_a_watched_process_have_lines_of_their_own() {
+        let mut report = report();
+        report.open_loop = Some(OpenLoop {
+            rate: 20_000.0,
+            behind_us: report.latency_us,
+        });
+        report.watched_cpu = Some(CpuUse {
+            seconds: 2.5,
+            us_per_message: Some(2.025),
+            busy: 0.5,
+            kept_waiting: 0.012,
+        });
+        let text = report.to_string();
+        let has = |line: &str| assert!(text.lines().any(|l| l == line), "{text}");
+        has(
+            "  schedule            20,000  messages/s due; sent late by p50 500 µs  p99 990 µs  max 1.00 ms",
+        );
+        has(
+            "  CPU                2.02 µs  a message, 50 % of a core, kept waiting 1.2 % of the time",
+        );
+    }
+
+    #[test]
+    fn a_curve_ends_where_the_messages_do() {
+        let curve = report().latency_curve;
+        assert_eq!(
+            curve.len(),
+            16,
+            "three tenfolds of five points, and the first"
+        );
+        let last = curve.last().expect("points");
+        assert!((last.quantile - 0.999).abs() < 1e-9, "{last:?}");
+        assert!(curve.is_sorted_by(|a, b| a.quantile < b.quantile && a.us <= b.us));
+        assert!(super::curve(&latency_histogram()).is_empty());
     }
 
     #[test]

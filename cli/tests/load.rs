@@ -3,6 +3,7 @@
 mod common;
 
 use std::io::{Read, Write};
+use std::time::Duration;
 
 use common::{Ended, Server, evring, free_port, upstream};
 
@@ -49,6 +50,105 @@ fn a_report_has_rates_latencies_and_no_errors() {
         let ladder = ["p50", "p90", "p99", "p99.9", "max"].map(latency);
         assert!(ladder[0] > 0.0 && ladder.is_sorted(), "{ladder:?}");
     }
+}
+
+/// Echoes; the connection that brings the thousandth byte is kept waiting once.
+fn stalling_echo(stall: Duration) -> String {
+    let addr = upstream::serve(move |mut stream| {
+        let mut bytes = [0; 4096];
+        let mut passed = 0;
+        while let Ok(n @ 1..) = stream.read(&mut bytes) {
+            if passed < 1000 && passed + n >= 1000 {
+                std::thread::sleep(stall);
+            }
+            passed += n;
+            if stream.write_all(&bytes[..n]).is_err() {
+                return;
+            }
+        }
+    });
+    addr.to_string()
+}
+
+#[test]
+fn an_open_loop_shows_a_stall_that_a_closed_loop_hardly_sees() {
+    const STALL: Duration = Duration::from_millis(400);
+    let common = ["--connections", "1", "--size", "10", "--seconds", "1"];
+    let open_loop = [&common[..], &["--rate", "1000"]].concat();
+    let (ended, report) = load(&stalling_echo(STALL), &open_loop);
+    assert_eq!(ended.code, Some(0), "{report}");
+    let ms = |quantile: &str| report["latency_us"][quantile].as_f64().expect("a number") / 1e3;
+    // Whoever was due while the server slept waited for the rest of the sleep: some 400 of the
+    // thousand messages, 300 of them for more than 100 ms.
+    assert!(ms("max") >= 390.0, "{report}");
+    assert!(ms("p99") >= 300.0, "{report}");
+    assert!(ms("p90") >= 100.0, "{report}");
+    assert_eq!(report["open_loop"]["rate"], 1000.0, "{report}");
+    let behind = &report["open_loop"]["behind_us"];
+    assert!(behind["max"].as_f64().expect("a number") > 0.0, "{report}");
+
+    let (ended, report) = load(&stalling_echo(STALL), &common);
+    assert_eq!(ended.code, Some(0), "{report}");
+    let max = report["latency_us"]["max"].as_f64().expect("a number");
+    assert!(max / 1e3 >= 390.0, "{report}");
+}
+
+#[test]
+fn a_rate_is_kept_over_all_connections() {
+    let echo = Server::echo();
+    let (ended, report) = load(
+        &echo.addr,
+        &[
+            "--connections",
+            "7",
+            "--rate",
+            "500",
+            "--seconds",
+            "1",
+            "--warm-up",
+            "0.2",
+        ],
+    );
+    assert_eq!(ended.code, Some(0), "{report}");
+    let messages = report["messages"].as_u64().expect("a number");
+    // A machine that is kept busy may fall behind; nothing makes it run ahead but what the warm-up
+    // left over.
+    assert!((1..=700).contains(&messages), "{report}");
+    let ended = evring(&["load", "--connect", &echo.addr, "--rate", "0"]);
+    ended.assert_one_line(2, "above 0");
+    let ended = evring(&[
+        "load",
+        "--connect",
+        &echo.addr,
+        "--rate",
+        "9",
+        "--depth",
+        "2",
+    ]);
+    ended.assert_one_line(2, "--depth");
+}
+
+#[test]
+fn the_cpu_time_of_a_watched_process_is_reported() {
+    let echo = Server::echo();
+    let pid = echo.process.pid().to_string();
+    let options = ["--seconds", "0.5", "--warm-up", "0.1", "--watch-pid", &pid];
+    let (ended, report) = load(&echo.addr, &options);
+    assert_eq!(ended.code, Some(0), "{report}");
+    for cpu in ["watched_cpu", "own_cpu"] {
+        let value = |name: &str| report[cpu][name].as_f64().expect("a number");
+        assert!(
+            value("us_per_message") > 0.0 && value("busy") > 0.0,
+            "{report}"
+        );
+    }
+    assert!(
+        report["latency_curve"].as_array().expect("points").len() > 2,
+        "{report}"
+    );
+
+    let ended = evring(&["load", "--connect", &echo.addr, "--watch-pid", "4294967295"]);
+    ended.assert_one_line(1, "no such process");
 }
 
 #[test]

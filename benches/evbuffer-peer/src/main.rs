@@ -1,6 +1,6 @@
 //! EvBuffer beside libevent's evbuffer: each case in interleaved rounds, A and B swapping places,
 //! and the ratio of the medians with its spread. Run it with
-//! `cargo run --release -p evring-evbuffer-peer [-- FILTER] [ROUNDS]`.
+//! `cargo run --release -p evring-evbuffer-peer [-- FILTER] [ROUNDS] [--json]`.
 
 #[cfg(libevent)]
 mod cases;

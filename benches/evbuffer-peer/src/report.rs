@@ -2,6 +2,7 @@
 
 use crate::{cases, peer};
 use evring::evbuffer::BufferError;
+use serde::Serialize;
 
 /// Rounds of each case unless the command line says otherwise.
 const ROUNDS: usize = 41;
@@ -52,40 +53,95 @@ const CASES: &[Case] = &[
         sizes: &[(0, 1.0)], per_round: ONE },
 ];
 
+/// What the command line asks for.
+struct Asked {
+    /// A part of the names of the cases to run.
+    filter: String,
+    rounds: usize,
+    /// One JSON object instead of a table.
+    json: bool,
+}
+
+impl Asked {
+    fn parse(arguments: impl Iterator<Item = String>) -> Self {
+        let mut asked = Self {
+            filter: String::new(),
+            rounds: ROUNDS,
+            json: false,
+        };
+        for argument in arguments {
+            match argument.parse() {
+                Ok(number) => asked.rounds = number,
+                Err(_) if argument == "--json" => asked.json = true,
+                Err(_) => asked.filter = argument,
+            }
+        }
+        asked.rounds = asked.rounds.max(1);
+        asked
+    }
+}
+
+/// The outcome of a case at one size; times are medians, in nanoseconds for one operation.
+#[derive(Serialize)]
+struct Row {
+    case: &'static str,
+    size: usize,
+    evring_ns: f64,
+    libevent_ns: f64,
+    /// Of the medians.
+    ratio: f64,
+    /// The ratio to reach.
+    target: f64,
+    /// Of every round.
+    ratios: Vec<f64>,
+}
+
 pub(crate) fn run() -> Result<(), BufferError> {
     cases::prepare();
-    let mut filter = String::new();
-    let mut rounds = ROUNDS;
-    for argument in std::env::args().skip(1) {
-        match argument.parse() {
-            Ok(number) => rounds = number,
-            Err(_) => filter = argument,
-        }
+    let asked = Asked::parse(std::env::args().skip(1));
+    let versions = (env!("CARGO_PKG_VERSION"), peer::version());
+    if !asked.json {
+        println!(
+            "evring {} beside libevent {}; {} interleaved rounds a case;",
+            versions.0, versions.1, asked.rounds
+        );
+        println!(
+            "medians of the thread's processor time, ratio of medians, quartiles of the rounds' ratios"
+        );
+        println!();
+        println!("| case | size | evring ns | libevent ns | ratio | quartiles | target |");
+        println!("|---|---|---|---|---|---|---|");
     }
-    println!(
-        "evring {} beside libevent {}; {rounds} interleaved rounds a case;",
-        env!("CARGO_PKG_VERSION"),
-        peer::version()
-    );
-    println!(
-        "medians of the thread's processor time, ratio of medians, quartiles of the rounds' ratios"
-    );
-    println!();
-    println!("| case | size | evring ns | libevent ns | ratio | quartiles | target |");
-    println!("|---|---|---|---|---|---|---|");
-    let mut missed = 0;
-    for case in CASES.iter().filter(|case| case.name.contains(&filter)) {
+    let mut rows = Vec::new();
+    for case in CASES
+        .iter()
+        .filter(|case| case.name.contains(&asked.filter))
+    {
         for &(size, target) in case.sizes {
-            missed += usize::from(!measure(case, size, target, rounds.max(1))?);
+            let row = measure(case, size, target, asked.rounds)?;
+            if !asked.json {
+                print(&row);
+            }
+            rows.push(row);
         }
     }
-    println!();
-    println!("{missed} above their target");
+    if asked.json {
+        let report = serde_json::json!({
+            "evring": versions.0,
+            "libevent": versions.1,
+            "rounds": asked.rounds,
+            "rows": rows,
+        });
+        println!("{report}");
+    } else {
+        let missed = rows.iter().filter(|row| row.ratio > row.target).count();
+        println!();
+        println!("{missed} above their target");
+    }
     Ok(())
 }
 
-/// Measures and prints one row; true when the target is reached.
-fn measure(case: &Case, size: usize, target: f64, rounds: usize) -> Result<bool, BufferError> {
+fn measure(case: &Case, size: usize, target: f64, rounds: usize) -> Result<Row, BufferError> {
     let iterations = calibrate(case, size)?;
     let operations = (iterations * (case.per_round)(size)) as f64;
     let mut samples = Vec::with_capacity(rounds);
@@ -100,15 +156,25 @@ fn measure(case: &Case, size: usize, target: f64, rounds: usize) -> Result<bool,
         };
         samples.push((ours as f64 / operations, theirs as f64 / operations));
     }
-    let ours = quartiles(samples.iter().map(|sample| sample.0));
-    let theirs = quartiles(samples.iter().map(|sample| sample.1));
-    let spread = quartiles(samples.iter().map(|sample| sample.0 / sample.1));
-    let ratio = ours[1] / theirs[1];
+    let [_, evring_ns, _] = quartiles(samples.iter().map(|sample| sample.0));
+    let [_, libevent_ns, _] = quartiles(samples.iter().map(|sample| sample.1));
+    Ok(Row {
+        case: case.name,
+        size,
+        evring_ns,
+        libevent_ns,
+        ratio: evring_ns / libevent_ns,
+        target,
+        ratios: samples.iter().map(|sample| sample.0 / sample.1).collect(),
+    })
+}
+
+fn print(row: &Row) {
+    let [first, _, third] = quartiles(row.ratios.iter().copied());
     println!(
-        "| {} | {size} | {:.1} | {:.1} | {ratio:.2} | {:.2}–{:.2} | ≤ {target} |",
-        case.name, ours[1], theirs[1], spread[0], spread[2]
+        "| {} | {} | {:.1} | {:.1} | {:.2} | {first:.2}–{third:.2} | ≤ {} |",
+        row.case, row.size, row.evring_ns, row.libevent_ns, row.ratio, row.target
     );
-    Ok(ratio <= target)
 }
 
 /// Iterations that take libevent about the length of a sample.

@@ -9,7 +9,9 @@
 //! | `floor-echo`, `floor-proxy` | a bare io_uring loop ([`floor`]): what evring's cost is compared with from below |
 //! | `epoll-echo` | a raw epoll loop with nonblocking reads and writes |
 //! | `libevent-echo`, `libevent-proxy` | libevent's bufferevents, in C (`c/`) |
-//! | `tokio-echo` | tokio's current-thread runtime |
+//! | `tokio-echo`, `tokio-proxy` | tokio's current-thread runtime |
+//! | `monoio-echo` | monoio, a runtime on io_uring |
+//! | `libevent-pair` | no server: round trips over a pair of libevent's bufferevents, in C |
 //! | `peer-load` | the closed-loop load generator that drives them all ([`load`]) |
 
 pub mod cpu;

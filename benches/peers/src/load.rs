@@ -350,3 +350,39 @@ fn pattern() -> Vec<u8> {
         .copied()
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn load_tells_a_wrong_byte() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("the loopback is there");
+        let addr = listener.local_addr().expect("bound");
+        let liar = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("the load connects");
+            let mut message = [0; 64];
+            stream.read_exact(&mut message).expect("the load sends");
+            message[63] ^= 1;
+            stream.write_all(&message).ok();
+            // Until the load hangs up.
+            stream.read_to_end(&mut Vec::new()).ok();
+        });
+        let args = LoadArgs {
+            connect: addr,
+            connections: 1,
+            size: 64,
+            depth: 1,
+            seconds: 0.2,
+            warm_up: 0.0,
+            server_pid: None,
+        };
+        let error = run(&args).expect_err("a byte is wrong");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+        liar.join().expect("the server ends");
+    }
+}

@@ -6,7 +6,6 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use evring_peers::load::{LoadArgs, run};
 use socket2::SockRef;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -55,25 +54,43 @@ impl Drop for Server {
     }
 }
 
-fn load(connect: SocketAddr, connections: usize, size: usize, depth: usize) -> LoadArgs {
-    LoadArgs {
-        connect,
-        connections,
-        size,
-        depth,
-        seconds: 0.2,
-        warm_up: 0.0,
-        server_pid: None,
-    }
+/// After so many bytes what a client sends repeats: a prime, so that messages of a round size all differ.
+const PERIOD: usize = 251;
+
+/// Sends `messages` of `size` bytes on each of so many connections at once, and compares what comes back.
+fn exchange(addr: SocketAddr, connections: usize, size: usize, messages: usize) {
+    let stream: Vec<u8> = (0..PERIOD as u8).cycle().take(PERIOD + size).collect();
+    let message = |index: usize| &stream[index * size % PERIOD..][..size];
+    thread::scope(|threads| {
+        for _ in 0..connections {
+            let mut reader = TcpStream::connect(addr).expect("the server listens");
+            reader.set_read_timeout(Some(PATIENCE)).expect("not zero");
+            reader.set_write_timeout(Some(PATIENCE)).expect("not zero");
+            let mut writer = reader.try_clone().expect("descriptors are left");
+            threads.spawn(move || {
+                for index in 0..messages {
+                    writer.write_all(message(index)).expect("the server reads");
+                }
+            });
+            threads.spawn(move || {
+                let mut answer = vec![0; size];
+                for index in 0..messages {
+                    reader.read_exact(&mut answer).expect("the server answers");
+                    assert!(answer == message(index), "message {index} of {size} B");
+                }
+            });
+        }
+    });
 }
 
 fn serves(server: &Server) {
-    for (connections, size, depth) in [(1, 1, 1), (64, 64, 4), (8, 16 * 1024, 2), (2, 1 << 20, 1)] {
-        let report = run(&load(server.addr, connections, size, depth))
-            .unwrap_or_else(|error| panic!("{connections} × {size} B, depth {depth}: {error}"));
-        assert!(report.messages > 0);
-        assert_eq!(report.latency_ns.len(), report.messages);
-        assert_eq!(report.bytes, report.messages * size as u64);
+    for (connections, size, messages) in [
+        (1, 1, 500),
+        (64, 64, 100),
+        (8, 16 * 1024, 50),
+        (2, 1 << 20, 5),
+    ] {
+        exchange(server.addr, connections, size, messages);
     }
 }
 
@@ -115,7 +132,7 @@ fn survives_resets(server: &Server) {
             .set_linger(Some(Duration::ZERO))
             .expect("a TCP socket");
     }
-    run(&load(server.addr, 4, 100, 1)).expect("the server still serves");
+    exchange(server.addr, 4, 100, 10);
     let end = Instant::now() + PATIENCE;
     while descriptors() > before {
         assert!(Instant::now() < end, "{} -> {}", before, descriptors());
@@ -211,19 +228,30 @@ fn tokio_echo() {
 }
 
 #[test]
-fn load_tells_a_wrong_byte() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("the loopback is there");
-    let addr = listener.local_addr().expect("bound");
-    let liar = thread::spawn(move || {
-        let (mut stream, _) = listener.accept().expect("the load connects");
-        let mut message = [0; 64];
-        stream.read_exact(&mut message).expect("the load sends");
-        message[63] ^= 1;
-        stream.write_all(&message).ok();
-        // Until the load hangs up.
-        stream.read_to_end(&mut Vec::new()).ok();
-    });
-    let error = run(&load(addr, 1, 64, 1)).expect_err("a byte is wrong");
-    assert_eq!(error.kind(), std::io::ErrorKind::InvalidData, "{error}");
-    liar.join().expect("the server ends");
+fn tokio_proxy() {
+    proxy(env!("CARGO_BIN_EXE_tokio-proxy"), &[]);
+}
+
+#[test]
+fn monoio_echo() {
+    echo(env!("CARGO_BIN_EXE_monoio-echo"), &[]);
+}
+
+#[test]
+fn libevent_pair() {
+    for size in ["1", "64", "100000"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_libevent-pair"))
+            .args(["--size", size, "--round-trips", "100", "--batches", "3"])
+            .output()
+            .expect("the binary was built with this test");
+        if output.status.code() == Some(3) {
+            return;
+        }
+        assert!(output.status.success(), "{output:?}");
+        let report: serde_json::Value =
+            serde_json::from_slice(&output.stdout).expect("one JSON object");
+        let times = report["ns_per_round_trip"].as_array().expect("an array");
+        assert_eq!(times.len(), 3);
+        assert!(times.iter().all(|ns| ns.as_f64() > Some(0.0)), "{report}");
+    }
 }

@@ -1,27 +1,34 @@
-//! `evring load`: a closed loop against an echo server, every byte checked.
+//! `evring load`: messages to an echo server in a closed or an open loop, every byte checked.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
-use bytes::Buf;
-use evring::{BufferEvent, EvBuffer, EventBase, Events, Handler, Interest, Options};
-use hdrhistogram::Histogram;
+use evring::{BufferEvent, EventBase, Events, Handler, Interest, Options, Timer};
 
 use crate::args::LoadArgs;
+use crate::cpu::CpuReading;
 use crate::failure::Failure;
 use crate::limits;
 use crate::live::{Console, LIVE_INTERVAL};
 use crate::pattern::{Pattern, connection_offset};
-use crate::report::{Latency, Report, latency_histogram};
+use crate::report::{Latency, OpenLoop, Report, curve};
 use crate::server::{print_line, seconds};
 use crate::{shutdown, units};
+
+mod schedule;
+mod tally;
+mod traffic;
+
+use schedule::Schedule;
+use tally::Tally;
 
 /// Runs the command. Says whether data moved and nothing went wrong.
 pub fn run(args: &LoadArgs) -> Result<bool, Failure> {
     let console = Console::new();
     check_limits(args)?;
+    check_watched(args)?;
     let base = EventBase::builder()
         .spin(args.spin.into())
         .build()
@@ -32,7 +39,9 @@ pub fn run(args: &LoadArgs) -> Result<bool, Failure> {
         pattern: Pattern::new(),
         phase: Cell::new(Phase::Connecting),
         clients: RefCell::default(),
-        tally: RefCell::new(Tally::new(args.connections as usize)),
+        tally: RefCell::new(Tally::new(args.connections as usize, args.watch_pid)),
+        schedule: RefCell::default(),
+        pacer: RefCell::default(),
     });
     let watched = Rc::downgrade(&run);
     let _signals = shutdown::watch(&base, move || {
@@ -79,10 +88,22 @@ fn check_limits(args: &LoadArgs) -> Result<(), Failure> {
     }
 }
 
+fn check_watched(args: &LoadArgs) -> Result<(), Failure> {
+    match args.watch_pid {
+        Some(pid) if CpuReading::take(pid).is_none() => Err(Failure::line(format!(
+            "--watch-pid {pid}: there is no such process, or this kernel keeps no account of its \
+             CPU time"
+        ))),
+        _ => Ok(()),
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// Connections are being made; nothing is sent.
     Connecting,
+    /// Messages pass; nothing counts yet.
+    WarmingUp,
     /// The time that counts.
     Measuring,
     /// What is under way comes back; nothing new is sent.
@@ -97,21 +118,9 @@ struct Run {
     phase: Cell<Phase>,
     clients: RefCell<Vec<Rc<Client>>>,
     tally: RefCell<Tally>,
-}
-
-/// What the run has seen so far.
-struct Tally {
-    connecting: usize,
-    to_connect: usize,
-    connected: usize,
-    /// Connections that still have something to do.
-    alive: usize,
-    started: Option<Instant>,
-    measured: Duration,
-    messages: u64,
-    bytes: u64,
-    latency: Histogram<u64>,
-    errors: BTreeMap<String, u64>,
+    /// Open loop: what is due when, and the timer that looks after it.
+    schedule: RefCell<Option<Schedule>>,
+    pacer: RefCell<Option<Timer>>,
 }
 
 struct Client {
@@ -125,8 +134,8 @@ struct Stream {
     origin: u64,
     sent: u64,
     received: u64,
-    /// When each message under way was written.
-    written_at: VecDeque<Instant>,
+    /// When each message under way was written; open loop: when it was due.
+    begun_at: VecDeque<Instant>,
     up: bool,
     ended: bool,
 }
@@ -134,27 +143,6 @@ struct Stream {
 struct Callbacks {
     run: Weak<Run>,
     client: Weak<Client>,
-}
-
-impl Tally {
-    fn new(connections: usize) -> Self {
-        Self {
-            connecting: 0,
-            to_connect: connections,
-            connected: 0,
-            alive: 0,
-            started: None,
-            measured: Duration::ZERO,
-            messages: 0,
-            bytes: 0,
-            latency: latency_histogram(),
-            errors: BTreeMap::new(),
-        }
-    }
-
-    fn error(&mut self, what: impl Into<String>, count: u64) {
-        *self.errors.entry(what.into()).or_default() += count;
-    }
 }
 
 impl Run {
@@ -224,7 +212,7 @@ impl Run {
                     origin: connection_offset(clients.len()),
                     sent: 0,
                     received: 0,
-                    written_at: VecDeque::with_capacity(self.args.depth as usize),
+                    begun_at: VecDeque::with_capacity(self.args.depth as usize),
                     up: false,
                     ended: false,
                 }),
@@ -263,19 +251,42 @@ impl Run {
     /// Once every connection is made or has failed: sends the first messages.
     fn start_if_ready(self: &Rc<Self>) {
         {
-            let mut tally = self.tally.borrow_mut();
+            let tally = self.tally.borrow();
             if self.phase.get() != Phase::Connecting || tally.connecting + tally.to_connect > 0 {
                 return;
             }
-            tally.started = Some(Instant::now());
         }
         if self.tally.borrow().alive == 0 {
             return self.end();
         }
+        self.phase.set(Phase::WarmingUp);
+        let started = match self.args.warm_up.is_zero() {
+            true => self.start_measuring(),
+            false => self.after(self.args.warm_up, |run| {
+                if let Err(failure) = run.start_measuring() {
+                    run.give_up(&failure);
+                }
+            }),
+        };
+        if let Err(failure) = started.and_then(|()| self.start_sending()) {
+            self.give_up(&failure);
+        }
+    }
+
+    /// From here on messages count.
+    fn start_measuring(self: &Rc<Self>) -> Result<(), Failure> {
+        if self.phase.get() != Phase::WarmingUp {
+            return Ok(());
+        }
+        self.tally.borrow_mut().start_clock();
         self.phase.set(Phase::Measuring);
-        if let Err(failure) = self.after(self.args.seconds, |run| run.stop_sending()) {
-            self.tally.borrow_mut().error(failure.to_string(), 1);
-            return self.end();
+        self.after(self.args.seconds, |run| run.stop_sending())
+    }
+
+    fn start_sending(self: &Rc<Self>) -> Result<(), Failure> {
+        if let Some(rate) = self.args.rate {
+            *self.schedule.borrow_mut() = Some(Schedule::new(Instant::now(), rate));
+            return self.start_pacing();
         }
         let clients = self.clients.borrow().clone();
         for client in clients {
@@ -283,6 +294,12 @@ impl Run {
                 self.send(&client, self.args.depth as usize, Instant::now());
             }
         }
+        Ok(())
+    }
+
+    fn give_up(&self, failure: &Failure) {
+        self.tally.borrow_mut().error(failure.to_string(), 1);
+        self.end();
     }
 
     fn connect_overdue(self: &Rc<Self>) {
@@ -303,94 +320,13 @@ impl Run {
         }
     }
 
-    /// Writes `count` messages.
-    fn send(&self, client: &Client, count: usize, now: Instant) {
-        let mut stream = client.stream.borrow_mut();
-        let mut left = count * self.args.size;
-        while left > 0 {
-            let piece = self.pattern.piece(stream.origin + stream.sent, left);
-            let len = piece.len();
-            if client.bev.write_piece(piece).is_err() {
-                // It was freed by an error, whose callback has counted it.
-                return;
-            }
-            stream.sent += len as u64;
-            left -= len;
-        }
-        stream.written_at.extend(std::iter::repeat_n(now, count));
-    }
-
-    /// Checks what came back; answers every whole message by another.
-    fn received(self: &Rc<Self>, client: &Client) -> Result<(), String> {
-        let mut input = EvBuffer::new();
-        client
-            .bev
-            .read_buffer(&mut input)
-            .map_err(|error| error.to_string())?;
-        let now = Instant::now();
-        let size = self.args.size as u64;
-        let messages = {
-            let mut stream = client.stream.borrow_mut();
-            let before = stream.received / size;
-            while input.has_remaining() {
-                let chunk = input.chunk();
-                let len = chunk.len();
-                if stream.received + len as u64 > stream.sent {
-                    return Err("more bytes came back than were sent".to_owned());
-                }
-                let position = stream.origin + stream.received;
-                if self.pattern.first_difference(position, chunk).is_some() {
-                    return Err("other bytes came back than were sent".to_owned());
-                }
-                stream.received += len as u64;
-                input.advance(len);
-            }
-            stream.received / size - before
-        };
-        self.answered(client, messages, now);
-        Ok(())
-    }
-
-    fn answered(self: &Rc<Self>, client: &Client, messages: u64, now: Instant) {
-        let measuring = self.phase.get() == Phase::Measuring;
-        {
-            let mut tally = self.tally.borrow_mut();
-            let mut stream = client.stream.borrow_mut();
-            for _ in 0..messages {
-                let Some(written_at) = stream.written_at.pop_front() else {
-                    break;
-                };
-                if measuring {
-                    let nanos = now.saturating_duration_since(written_at).as_nanos();
-                    tally
-                        .latency
-                        .saturating_record(u64::try_from(nanos).unwrap_or(u64::MAX));
-                }
-            }
-            if measuring {
-                tally.messages += messages;
-                tally.bytes += messages * self.args.size as u64;
-            }
-        }
-        if measuring {
-            self.send(client, messages as usize, now);
-        } else {
-            self.retire_if_quiet(client);
-        }
-    }
-
     /// The time is up: counts no more, and waits for what is under way.
     fn stop_sending(self: &Rc<Self>) {
         if self.phase.get() != Phase::Measuring {
             return;
         }
         self.phase.set(Phase::Finishing);
-        {
-            let mut tally = self.tally.borrow_mut();
-            tally.measured = tally
-                .started
-                .map_or(Duration::ZERO, |started| started.elapsed());
-        }
+        self.tally.borrow_mut().stop_clock();
         if self.after(ANSWER_TIMEOUT, |run| run.end()).is_err() {
             return self.end();
         }
@@ -451,10 +387,7 @@ impl Run {
     fn end(&self) {
         if self.phase.get() == Phase::Measuring {
             // Every connection broke before the time was up.
-            let mut tally = self.tally.borrow_mut();
-            tally.measured = tally
-                .started
-                .map_or(Duration::ZERO, |started| started.elapsed());
+            self.tally.borrow_mut().stop_clock();
         }
         self.phase.set(Phase::Done);
         self.base.stop();
@@ -463,12 +396,13 @@ impl Run {
     fn live_line(&self) -> String {
         let tally = self.tally.borrow();
         match (self.phase.get(), tally.started) {
-            (Phase::Connecting, _) | (_, None) => {
+            (Phase::Connecting, _) => {
                 format!(
                     "connecting: {} of {}",
                     tally.connected, self.args.connections
                 )
             }
+            (Phase::WarmingUp, _) | (_, None) => "warming up".to_owned(),
             (_, Some(started)) => {
                 let elapsed = started.elapsed().as_secs_f64();
                 let rate = tally.messages as f64 / elapsed.max(1e-3);
@@ -489,10 +423,11 @@ impl Run {
         for client in self.clients.take() {
             let stream = client.stream.borrow();
             if !stream.ended {
-                let missing = stream.written_at.len() as u64;
+                let missing = stream.begun_at.len() as u64;
                 if missing > 0 {
                     tally.error("no answer", missing);
                 }
+                self.record_unanswered(&mut tally, &stream);
                 client.bev.free();
             }
         }
@@ -516,6 +451,15 @@ impl Run {
             messages_per_second: rate(tally.messages),
             bytes_per_second: rate(tally.bytes),
             latency_us: Latency::of(&tally.latency),
+            latency_curve: curve(&tally.latency),
+            open_loop: self.args.rate.map(|rate| OpenLoop {
+                rate,
+                behind_us: Latency::of(&tally.behind),
+            }),
+            own_cpu: tally.own_cpu.map(|cpu| cpu.over(seconds, tally.messages)),
+            watched_cpu: tally
+                .watched_cpu
+                .map(|cpu| cpu.over(seconds, tally.messages)),
             errors: tally.errors.values().sum(),
             error_kinds: tally.errors.clone(),
         }
