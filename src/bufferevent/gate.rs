@@ -108,7 +108,10 @@ impl Inner {
     /// A receive completed, or a part of it.
     pub(super) fn settle_receive(&self, base: &EventBase, completion: &Completion) {
         if let Some(limits) = self.limits.borrow_mut().as_deref_mut() {
-            limits.readable = completion.sock_nonempty;
+            // Without a slot a receive ends once there is something to receive: to ask as if there were
+            // nothing would be answered with a poll, over and over.
+            let no_slot = matches!(completion.result, Err(errno) if errno.raw() == libc::ENOBUFS);
+            limits.readable = completion.sock_nonempty || no_slot;
             limits.settle(base, Direction::Read, completion);
         }
     }
@@ -257,8 +260,11 @@ impl Inner {
         let mut slot = self.limits.borrow_mut();
         let limits = slot.get_or_insert_default();
         let changed = change(limits);
-        limits.read.closed_until = 0;
-        limits.write.closed_until = 0;
+        if changed.is_ok() {
+            // Else whoever is suspended stays so: nothing below has it ask again.
+            limits.read.closed_until = 0;
+            limits.write.closed_until = 0;
+        }
         if limits.limiter.is_unlimited() {
             // With it go the grants: what they were taken from is gone, or left.
             *slot = None;

@@ -886,6 +886,8 @@ impl Source for Inner {
         if matches!(feeding, Feeding::Fed | Feeding::Left) {
             self.socket.fed();
         }
+        // A limit may have told when to ask again.
+        self.sync(base);
         feeding
     }
 
