@@ -14,6 +14,8 @@ mod filter;
 mod gate;
 mod limits;
 mod pair;
+#[cfg(test)]
+mod probe;
 mod remote;
 mod socket;
 mod types;

@@ -547,6 +547,15 @@ impl Lane {
         cold.position.time_of(&cold.schedule, step)
     }
 
+    /// When a member that waits gets something at the latest if nothing comes back; `None`: it has
+    /// something now, or does not wait. Changes nothing.
+    #[cfg(test)]
+    pub(crate) fn held_up_until(&self, seat: &Seat) -> Option<u64> {
+        let cold = self.lock();
+        let waits = seat.waiting && cold.waiters.is_waiting(seat.key) && self.ledger.level() <= 0;
+        (waits && !self.closed.load(Relaxed)).then(|| self.resumes_at(&cold))
+    }
+
     fn is_due(&self, now_ns: u64) -> bool {
         now_ns >= self.next_ns.load(Relaxed) || now_ns < self.plausible_from_ns.load(Relaxed)
     }

@@ -329,6 +329,18 @@ impl Limiter {
         })
     }
 
+    /// Until when a direction that has nothing in flight has to wait; `None`: it may go on now.
+    #[cfg(test)]
+    pub(crate) fn held_up_until(&mut self, direction: Direction, now_ns: u64) -> Option<u64> {
+        if let Some(bucket) = self.bucket(direction)
+            && bucket.available(now_ns) <= 0
+        {
+            return Some(bucket.resumes_at());
+        }
+        let (lane, seat) = self.member.as_mut()?.lane(direction);
+        lane.held_up_until(seat)
+    }
+
     fn bucket(&mut self, direction: Direction) -> Option<&mut Bucket> {
         let own = self.own.as_mut()?;
         Some(match direction {

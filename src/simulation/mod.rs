@@ -17,6 +17,8 @@
 //! | `end` | the user's side of one bufferevent: its callbacks and what they check |
 //! | `chaos` | random calls at random moments |
 //! | `joined` | relays |
+//! | `limits` | rate limits, groups, and calls about them |
+//! | `watch` | what moved, held against what the limits allow |
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,7 +26,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 mod chaos;
 mod end;
 mod joined;
+mod limits;
 mod scenario;
+mod watch;
 
 use scenario::run;
 
