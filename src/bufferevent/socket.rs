@@ -721,11 +721,16 @@ impl Inner {
             Receive::Launch {
                 multishot,
                 bytes,
+                each,
                 poll_first,
             } => Op::Recv {
                 fd,
                 multishot,
-                max_len: socket.max_single_read.get(),
+                max_len: match (socket.max_single_read.get(), each) {
+                    (0, each) => each,
+                    (single, 0) => single,
+                    (single, each) => single.min(each),
+                },
                 poll_first,
                 arm_limit: bytes,
             },

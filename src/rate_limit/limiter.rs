@@ -180,6 +180,12 @@ impl Limiter {
         self.member.is_some()
     }
 
+    /// How many bytes its group lets an idle receive of each member hold; `None` without a group.
+    pub(crate) fn idle_share(&self) -> Option<usize> {
+        let share = self.member.as_ref()?.read_lane().idle_share();
+        Some(usize::try_from(share).unwrap_or(0))
+    }
+
     /// The group it is in.
     pub fn group(&self) -> Option<Group> {
         self.member.as_ref().map(Member::group)
