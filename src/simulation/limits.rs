@@ -79,7 +79,7 @@ impl Scenario {
                 self.watch(|watch, at| watch.leave(number, at));
             }
             60..75 => {
-                let (direction, decremented) = if what % 2 == 0 {
+                let (direction, decremented) = if what & 1 == 0 {
                     (Direction::Read, bev.decrement_read_limit(bytes))
                 } else {
                     (Direction::Write, bev.decrement_write_limit(bytes))
@@ -106,11 +106,7 @@ impl Scenario {
                 self.watch(|watch, at| watch.set_group(number, config, at));
             }
             82..90 => {
-                let direction = if what % 2 == 0 {
-                    Direction::Read
-                } else {
-                    Direction::Write
-                };
+                let direction = [Direction::Read, Direction::Write][(what & 1) as usize];
                 group.decrement(direction, bytes, base.now());
                 self.watch(|watch, at| watch.decrement_group(number, direction, bytes, at));
             }
