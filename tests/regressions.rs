@@ -2,14 +2,15 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::Duration;
 
+use evring::rate_limit::{Direction, RateLimitConfig};
 use evring::{
     Addr, BufferEvent, Callbacks, EventBase, Events, FlushEnd, Interest, Options, RelayEnd,
-    RelayOptions, RelaySide, relay,
+    RelayOptions, RelaySide, RunFlags, relay,
 };
 
 fn over(base: &EventBase, stream: UnixStream) -> BufferEvent {
@@ -182,7 +183,7 @@ fn a_buffer_put_in_the_outputs_place_is_sent_whole() {
     let bev = over(&base, ours);
     // More than the socket takes: the send stays under way.
     bev.write(&vec![b'x'; 4 << 20]).unwrap();
-    base.run_with(evring::RunFlags::NONBLOCK).unwrap();
+    base.run_with(RunFlags::NONBLOCK).unwrap();
     let taken = bev.output().with(std::mem::take).unwrap();
     assert_eq!(taken.len(), 4 << 20);
     bev.write(b"new").unwrap();
@@ -263,7 +264,7 @@ fn the_destructor_of_a_payload_in_flight_found_the_ring_borrowed() {
             let payload = bytes::Bytes::from_owner(Calling(vec![7; 1 << 19]));
             bev.write_piece(payload).expect("it is not freed");
         }
-        base.run_with(evring::RunFlags::NONBLOCK).expect("a turn");
+        base.run_with(RunFlags::NONBLOCK).expect("a turn");
         // The operation holds the last reference from here on.
         bev.free();
         base.run().expect("until all is cancelled and told");
@@ -344,7 +345,7 @@ fn what_others_had_to_send_was_forgotten_when_a_callback_panicked() {
     let run = std::panic::AssertUnwindSafe(|| base.run());
     assert!(std::panic::catch_unwind(run).is_err());
     for _ in 0..5 {
-        base.run_with(evring::RunFlags::NONBLOCK).expect("a turn");
+        base.run_with(RunFlags::NONBLOCK).expect("a turn");
     }
     far.set_nonblocking(true).expect("a flag");
     let mut got = [0; 4];
@@ -399,4 +400,144 @@ fn a_filter_that_panicked_was_gone_and_the_loop_spun() {
     let mut got = [0; 8];
     assert_eq!(filter.read(&mut got), 6);
     assert_eq!(&got[..6], b"abcdef");
+}
+
+/// So many bytes a tick both ways.
+fn limit(rate: usize, tick: Duration) -> RateLimitConfig {
+    RateLimitConfig::new(rate, rate, rate, rate, Some(tick)).expect("good limits")
+}
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+#[test]
+fn a_group_that_refused_a_member_left_it_suspended_for_ever() {
+    let base = EventBase::new().expect("a base");
+    let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+    let bev = over(&base, ours);
+    bev.set_rate_limit(Some(&limit(10, Duration::from_millis(20))))
+        .expect("a socket");
+    bev.write(&[1; 30]).expect("written");
+    bev.close_after_flush(None, |end| assert_eq!(end, FlushEnd::Flushed))
+        .expect("a live one");
+    for _ in 0..3 {
+        base.run_with(RunFlags::NONBLOCK).expect("a turn");
+    }
+    assert_eq!(bev.output().len(), 20, "suspended");
+    let group = base.rate_limit_group(&limit(10, HOUR));
+    group.free().expect("no members");
+    assert!(bev.add_to_group(&group).is_err());
+    let reader = std::thread::spawn(move || {
+        let mut all = Vec::new();
+        theirs.read_to_end(&mut all).expect("the end");
+        all.len()
+    });
+    let remote = base.remote().expect("a descriptor");
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_secs(10));
+        let _done = remote.stop();
+    });
+    assert_eq!(base.run().expect("a run"), evring::Exit::Idle);
+    assert_eq!(reader.join().expect("no panic"), 30);
+}
+
+/// A base whose slots a reader holds that keeps all that it gets; the connection that it read from
+/// comes with it.
+fn spent_base() -> (EventBase, BufferEvent, TcpStream) {
+    let base = EventBase::builder()
+        .max_buffer_bytes(2 << 20)
+        .window(4)
+        .build()
+        .expect("a ring");
+    let (far, near) = tcp_pair();
+    let hog = BufferEvent::socket(&base, Some(near.into()), Options::CLOSE_ON_FREE).expect("live");
+    hog.enable(Interest::READ).expect("enabled");
+    far.set_nonblocking(true).expect("a flag");
+    let (mut quiet, mut held) = (0, 0);
+    while quiet < 1_000 {
+        let _full = (&far).write(&[7; 64 << 10]);
+        base.run_with(RunFlags::NONBLOCK).expect("a turn");
+        let holds = hog.input().len();
+        quiet = if holds == held { quiet + 1 } else { 0 };
+        held = holds;
+    }
+    assert!(base.counters().starved > 0, "{}", base.counters());
+    (base, hog, far)
+}
+
+fn tcp_pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let far = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+    (far, listener.accept().expect("a connection waits").0)
+}
+
+/// A reader of so many bytes that have arrived.
+fn reader(base: &EventBase, bytes: usize) -> (BufferEvent, TcpStream) {
+    let (mut far, near) = tcp_pair();
+    far.write_all(&vec![1; bytes]).expect("room for it");
+    let bev = BufferEvent::socket(base, Some(near.into()), Options::CLOSE_ON_FREE).expect("live");
+    (bev, far)
+}
+
+#[test]
+fn readers_without_a_slot_passed_the_budget_of_a_group_round_and_round() {
+    const BUDGET: usize = 1_000;
+    let (base, _hog, _far) = spent_base();
+    let group = base.rate_limit_group(&limit(BUDGET, HOUR));
+    let read = Rc::new(Cell::new(0));
+    let mut readers = Vec::new();
+    for _ in 0..3 {
+        let (bev, far) = reader(&base, 10 * BUDGET);
+        bev.add_to_group(&group).expect("an open group");
+        let sum = read.clone();
+        bev.set_callbacks(Callbacks::new().on_read(move |bev| {
+            let drained = bev.input().with(|input| {
+                let n = input.len();
+                input.drain(n).expect("thawed")
+            });
+            sum.set(sum.get() + drained.expect("live"));
+        }))
+        .expect("callbacks");
+        bev.enable(Interest::READ).expect("enabled");
+        readers.push((bev, far));
+    }
+    base.stop_after(Duration::from_millis(300));
+    base.run().expect("a run");
+    let most = BUDGET + group.min_share();
+    assert!((BUDGET..most).contains(&read.get()), "{} bytes", read.get());
+    assert!(group.limit(Direction::Read, base.clock_ns()) <= 0);
+    // And then there was quiet.
+    let turns = base.counters().turns;
+    base.stop_after(Duration::from_millis(100));
+    base.run().expect("a run");
+    let more = base.counters().turns - turns;
+    assert!(more < 100, "{more} turns with nothing to do");
+}
+
+#[test]
+fn a_reader_whose_limit_was_spent_when_it_got_a_slot_was_never_woken() {
+    let (base, hog, hog_far) = spent_base();
+    let (bev, _far) = reader(&base, 100_000);
+    let tick = Duration::from_millis(20);
+    bev.set_rate_limit(Some(&limit(50_000, tick)))
+        .expect("a socket");
+    bev.enable(Interest::READ).expect("enabled");
+    // It reads what the reserved slot takes, keeps it, and waits for another.
+    let starved = base.counters().starved;
+    for _ in 0..1_000 {
+        base.run_with(RunFlags::NONBLOCK).expect("a turn");
+    }
+    assert!(base.counters().starved > starved && !bev.input().is_empty());
+    bev.decrement_read_limit(100_000).expect("live");
+    base.run_with(RunFlags::NONBLOCK).expect("a turn");
+    drop(hog_far);
+    hog.free();
+    bev.set_callbacks(Callbacks::new().on_read(|bev| {
+        if bev.input().len() == 100_000 {
+            bev.base().expect("it runs").stop();
+        }
+    }))
+    .expect("callbacks");
+    base.stop_after(Duration::from_secs(10));
+    base.run().expect("a run");
+    assert_eq!(bev.input().len(), 100_000);
 }

@@ -19,6 +19,10 @@ const IDLE_RECEIVE_SLOTS: usize = 4;
 /// The least worth asking for instead of waiting for readability first, which costs an operation more.
 const IDLE_RECEIVE_BYTES: usize = 1024;
 
+/// A message that came last of at most this part of what an idle receive may hold is worth a multishot of
+/// small receives: several such messages, none longer.
+const SMALL_PART: u32 = 4;
+
 /// From so many slots on a grant is worth a multishot receive; below, a single one uses all of it.
 const MULTISHOT_SLOTS: u32 = 2;
 
@@ -38,6 +42,10 @@ pub(super) struct Limits {
     write: Gate,
     /// The socket was readable when it was looked at last: the next receive will not wait.
     readable: bool,
+    /// What the last receive brought; 0: not known, or not all that there was.
+    last_bytes: u32,
+    /// The most that one completion of the receive in flight can bring.
+    most_bytes: u32,
 }
 
 /// One direction.
@@ -58,10 +66,11 @@ pub(super) enum Receive {
     Wait,
     /// Not before the socket is readable.
     AwaitReadable,
-    /// With at most so many bytes until it is launched again; 0: no bound.
+    /// With at most so many bytes until it is launched again, and in each completion; 0: no bound.
     Launch {
         multishot: bool,
         bytes: u32,
+        each: u32,
         poll_first: bool,
     },
 }
@@ -75,6 +84,7 @@ impl Inner {
             return Receive::Launch {
                 multishot,
                 bytes,
+                each: 0,
                 poll_first: true,
             };
         };
@@ -108,7 +118,13 @@ impl Inner {
     /// A receive completed, or a part of it.
     pub(super) fn settle_receive(&self, base: &EventBase, completion: &Completion) {
         if let Some(limits) = self.limits.borrow_mut().as_deref_mut() {
-            limits.readable = completion.sock_nonempty;
+            // Without a slot a receive ends once there is something to receive: to ask as if there were
+            // nothing would be answered with a poll, over and over.
+            let no_slot = matches!(completion.result, Err(errno) if errno.raw() == libc::ENOBUFS);
+            limits.readable = completion.sock_nonempty || no_slot;
+            if let Ok(moved @ 1..) = completion.result {
+                limits.last_bytes = if moved < limits.most_bytes { moved } else { 0 };
+            }
             limits.settle(base, Direction::Read, completion);
         }
     }
@@ -257,8 +273,11 @@ impl Inner {
         let mut slot = self.limits.borrow_mut();
         let limits = slot.get_or_insert_default();
         let changed = change(limits);
-        limits.read.closed_until = 0;
-        limits.write.closed_until = 0;
+        if changed.is_ok() {
+            // Else whoever is suspended stays so: nothing below has it ask again.
+            limits.read.closed_until = 0;
+            limits.write.closed_until = 0;
+        }
         if limits.limiter.is_unlimited() {
             // With it go the grants: what they were taken from is gone, or left.
             *slot = None;
@@ -332,31 +351,32 @@ impl Limits {
                 let bytes = wanted.min(base.slot_size());
                 self.launch(base, Direction::Read, Demand::ready(bytes))
             }
-            (true, false) => {
-                let slot = base.slot_size();
-                let [much, less, least] =
-                    [IDLE_RECEIVE_SLOTS * slot, slot, IDLE_RECEIVE_BYTES].map(|n| n.min(wanted));
-                let mut ask = |bytes| self.launch(base, Direction::Read, Demand::idle(bytes));
-                let mut launch = ask(much);
-                for bytes in [less, least] {
-                    if launch == Launch::AwaitReadable {
-                        launch = ask(bytes);
-                    }
-                }
-                launch
-            }
+            // No more than its part of what all of them may hold, or few would find room.
+            (true, false) => match self.idle_bytes(base) {
+                0 => Launch::AwaitReadable,
+                bytes => self.launch(base, Direction::Read, Demand::idle(bytes.min(wanted))),
+            },
         };
         let readable = std::mem::take(&mut self.readable);
         match launch {
             Launch::Granted(grant) => {
                 let bytes = grant.bytes();
                 self.read.grant = Some(grant);
-                // A multishot overshoots by less than a slot: with that left out it keeps to the grant.
-                let multishot =
-                    multishot && !(shared && readable) && bytes / slot >= MULTISHOT_SLOTS;
+                // A multishot overshoots by less than one of its receives: with that left out it keeps to the grant.
+                let each = match (shared, readable) {
+                    _ if !multishot => None,
+                    (true, true) => None,
+                    _ if bytes / slot >= MULTISHOT_SLOTS => Some(slot),
+                    (true, false) => Some(bytes / SMALL_PART),
+                    (false, _) => None,
+                };
+                let last = self.last_bytes;
+                let each = each.filter(|&each| each == slot || (1..=each).contains(&last));
+                self.most_bytes = each.unwrap_or(bytes).min(slot);
                 Receive::Launch {
-                    multishot,
-                    bytes: if multishot { bytes - (slot - 1) } else { bytes },
+                    multishot: each.is_some(),
+                    bytes: each.map_or(bytes, |each| bytes - (each - 1)),
+                    each: each.filter(|&each| each < slot).unwrap_or(0),
                     poll_first: !readable,
                 }
             }
@@ -365,6 +385,19 @@ impl Limits {
                 self.readable = readable;
                 Receive::Wait
             }
+        }
+    }
+
+    /// What a receive that may have to wait for data asks for as a member of a group; 0: nothing.
+    fn idle_bytes(&self, base: &EventBase) -> usize {
+        let share = self.limiter.idle_share().unwrap_or(0);
+        let most = share.min(IDLE_RECEIVE_SLOTS * base.slot_size());
+        let several =
+            self.last_bytes != 0 && self.last_bytes as usize <= most / SMALL_PART as usize;
+        match most {
+            _ if most >= MULTISHOT_SLOTS as usize * base.slot_size() || several => most,
+            IDLE_RECEIVE_BYTES.. => most.min(base.slot_size()),
+            _ => 0,
         }
     }
 
@@ -423,6 +456,7 @@ mod tests {
         Receive::Launch {
             multishot,
             bytes,
+            each: 0,
             poll_first,
         }
     }
@@ -470,5 +504,49 @@ mod tests {
         let receive = tight.launch_receive(&base, true, MOST_BYTES);
         assert_eq!(receive, launched(false, SLOT, false));
         assert!(!tight.readable, "until it is known anew");
+    }
+
+    #[test]
+    fn small_messages_are_received_by_a_multishot_of_small_receives() {
+        let base = EventBase::new().expect("a ring");
+        // A slot and a 256th of the rate for all; alone it may have it all.
+        let mut limits = member(&base, 100 * SLOT, 100 * SLOT);
+        let share = SLOT + 100 * SLOT / 256;
+        assert_eq!(
+            limits.launch_receive(&base, true, MOST_BYTES),
+            launched(false, SLOT, true),
+            "nothing is known of its messages yet"
+        );
+        limits.limiter.complete(
+            Direction::Read,
+            limits.read.grant.take().expect("granted"),
+            64,
+            base.now(),
+        );
+        limits.last_bytes = 64;
+        let each = share / SMALL_PART;
+        assert_eq!(
+            limits.launch_receive(&base, true, MOST_BYTES),
+            Receive::Launch {
+                multishot: true,
+                bytes: share - (each - 1),
+                each,
+                poll_first: true,
+            }
+        );
+        assert_eq!(
+            limits.read.granted(),
+            share,
+            "what it may overshoot by is granted"
+        );
+        limits.limiter.complete(
+            Direction::Read,
+            limits.read.grant.take().expect("granted"),
+            64,
+            base.now(),
+        );
+        limits.last_bytes = each + 1;
+        let receive = limits.launch_receive(&base, true, MOST_BYTES);
+        assert_eq!(receive, launched(false, SLOT, true), "too large for it");
     }
 }

@@ -14,6 +14,8 @@ mod filter;
 mod gate;
 mod limits;
 mod pair;
+#[cfg(test)]
+mod probe;
 mod remote;
 mod socket;
 mod types;
@@ -917,6 +919,8 @@ impl Source for Inner {
         if matches!(feeding, Feeding::Fed | Feeding::Left) {
             self.socket.fed();
         }
+        // A limit may have told when to ask again.
+        self.sync(base);
         feeding
     }
 

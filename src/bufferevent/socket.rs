@@ -331,6 +331,11 @@ impl Socket {
         self.stopping.get()
     }
 
+    #[cfg(test)]
+    pub(super) fn is_starved(&self) -> bool {
+        self.starved.get()
+    }
+
     pub(super) fn receiving(&self) -> bool {
         self.receive.get().is_some()
     }
@@ -472,7 +477,11 @@ impl Inner {
         if offer == Offer::Window && socket.kind.get() != Kind::Plain {
             socket.starved.set(false);
             self.arm_receive(base);
-            return Feeding::Fed;
+            return match socket.receiving() {
+                true => Feeding::Fed,
+                // Held up by a limit rather than by memory: whoever lifts that arms the receive.
+                false => Feeding::Left,
+            };
         }
         if socket.kind.get() == Kind::Plain {
             return self.read_again(base);
@@ -485,10 +494,15 @@ impl Inner {
             return Feeding::Dry;
         };
         let single = socket.max_single_read.get();
-        let Receive::Launch { bytes, .. } = self.gate_receive(base, false, single) else {
-            // Held up by a limit rather than by memory: whoever lifts that arms the receive.
-            self.mark_dirty(base);
-            return Feeding::Left;
+        let bytes = match self.gate_receive(base, false, single) {
+            Receive::Launch { bytes, .. } => bytes,
+            // It keeps its place in this line as well: outside it would only find out again, once the
+            // limit allows, that there is no slot, and meanwhile hold the budget of another.
+            Receive::Wait => return Feeding::Passed,
+            Receive::AwaitReadable => {
+                self.mark_dirty(base);
+                return Feeding::Left;
+            }
         };
         let op = Op::RecvSlot {
             fd: socket.fd.get(),
@@ -516,9 +530,13 @@ impl Inner {
             return Feeding::Passed;
         };
         let single = socket.max_single_read.get();
-        let Receive::Launch { bytes, .. } = self.gate_receive(base, false, single) else {
-            self.mark_dirty(base);
-            return Feeding::Left;
+        let bytes = match self.gate_receive(base, false, single) {
+            Receive::Launch { bytes, .. } => bytes,
+            Receive::Wait => return Feeding::Passed,
+            Receive::AwaitReadable => {
+                self.mark_dirty(base);
+                return Feeding::Left;
+            }
         };
         let op = Op::Read {
             fd: socket.fd.get(),
@@ -713,11 +731,16 @@ impl Inner {
             Receive::Launch {
                 multishot,
                 bytes,
+                each,
                 poll_first,
             } => Op::Recv {
                 fd,
                 multishot,
-                max_len: socket.max_single_read.get(),
+                max_len: match (socket.max_single_read.get(), each) {
+                    (0, each) => each,
+                    (single, 0) => single,
+                    (single, each) => single.min(each),
+                },
                 poll_first,
                 arm_limit: bytes,
             },

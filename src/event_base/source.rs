@@ -24,7 +24,8 @@ pub(crate) enum Feeding {
     Fed,
     /// It leaves the line without a slot: it does not want one any more.
     Left,
-    /// The reserved slot is not for one that sits on what it received: it waits on.
+    /// The reserved slot is not for one that sits on what it received, nor for one that a rate limit
+    /// holds up: it waits on.
     Passed,
     /// The reserved slot is out.
     Dry,

@@ -345,6 +345,10 @@ impl Member {
         }
     }
 
+    pub(crate) fn read_lane(&self) -> &Lane {
+        &self.shared.read
+    }
+
     pub(crate) fn group(&self) -> Group {
         Group {
             shared: Arc::clone(&self.shared),

@@ -40,6 +40,7 @@ pub(crate) struct Lane {
     /// Members that wanted to move data in this epoch, those that wait left out.
     active: AtomicI64,
     waiting: AtomicUsize,
+    members: AtomicUsize,
     /// Set for good, under the lock, when the group is given up.
     closed: AtomicBool,
     cold: Mutex<Cold>,
@@ -108,6 +109,7 @@ impl Lane {
     pub(crate) fn join(&self, port: usize, token: u64) -> Seat {
         let mut cold = self.lock();
         let key = cold.waiters.join(port, token);
+        self.members.store(cold.waiters.len(), Relaxed);
         self.spread_guess(&mut cold);
         let (hand, epoch) = (Hand::default(), self.ledger.epoch());
         Seat {
@@ -126,6 +128,7 @@ impl Lane {
         self.stop(seat);
         self.locked(|cold, _| {
             cold.waiters.leave(seat.key);
+            self.members.store(cold.waiters.len(), Relaxed);
             self.ledger.forget_idle(seat.idle);
             self.uncount(seat);
             self.spread_guess(cold);
@@ -228,6 +231,12 @@ impl Lane {
         } else {
             self.share(seat, level)
         }
+    }
+
+    /// What an idle receive of each member may hold, so that all of them find room.
+    pub(crate) fn idle_share(&self) -> i64 {
+        let members = self.members.load(Relaxed).max(1) as i64;
+        self.idle_cap.load(Relaxed) / members
     }
 
     fn launch_idle(&self, seat: &mut Seat, ask: Ask) -> Answer {
@@ -412,6 +421,7 @@ impl Lane {
             idle_cap: AtomicI64::new(0),
             active: AtomicI64::new(0),
             waiting: AtomicUsize::new(0),
+            members: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             cold: Mutex::new(cold),
         };
@@ -545,6 +555,15 @@ impl Lane {
             .schedule
             .first_positive(self.ledger.level(), cold.position.step());
         cold.position.time_of(&cold.schedule, step)
+    }
+
+    /// When a member that waits gets something at the latest if nothing comes back; `None`: it has
+    /// something now, or does not wait. Changes nothing.
+    #[cfg(test)]
+    pub(crate) fn held_up_until(&self, seat: &Seat) -> Option<u64> {
+        let cold = self.lock();
+        let waits = seat.waiting && cold.waiters.is_waiting(seat.key) && self.ledger.level() <= 0;
+        (waits && !self.closed.load(Relaxed)).then(|| self.resumes_at(&cold))
     }
 
     fn is_due(&self, now_ns: u64) -> bool {

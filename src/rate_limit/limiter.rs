@@ -180,6 +180,12 @@ impl Limiter {
         self.member.is_some()
     }
 
+    /// How many bytes its group lets an idle receive of each member hold; `None` without a group.
+    pub(crate) fn idle_share(&self) -> Option<usize> {
+        let share = self.member.as_ref()?.read_lane().idle_share();
+        Some(usize::try_from(share).unwrap_or(0))
+    }
+
     /// The group it is in.
     pub fn group(&self) -> Option<Group> {
         self.member.as_ref().map(Member::group)
@@ -327,6 +333,18 @@ impl Limiter {
         (bucket.available(now_ns) <= 0).then(|| Suspension::Own {
             until_ns: bucket.resumes_at(),
         })
+    }
+
+    /// Until when a direction that has nothing in flight has to wait; `None`: it may go on now.
+    #[cfg(test)]
+    pub(crate) fn held_up_until(&mut self, direction: Direction, now_ns: u64) -> Option<u64> {
+        if let Some(bucket) = self.bucket(direction)
+            && bucket.available(now_ns) <= 0
+        {
+            return Some(bucket.resumes_at());
+        }
+        let (lane, seat) = self.member.as_mut()?.lane(direction);
+        lane.held_up_until(seat)
     }
 
     fn bucket(&mut self, direction: Direction) -> Option<&mut Bucket> {

@@ -15,8 +15,8 @@
 //!   [`Port`] whenever its wake hook was called and at [`Port::next_poll`].
 //! - [`Launch::AwaitReadable`] (only for [`Demand::idle`] in a group): poll the socket for
 //!   readability, then launch with [`Demand::ready`]. A group lets idle receives hold `burst -
-//!   rate` bytes (at least a 256th of the rate) and a slot of 16 KiB in all, so a burst well above
-//!   the rate saves the polls.
+//!   rate` bytes (at least a 256th of the rate) and a slot of 16 KiB in all, to be divided by its
+//!   members, so a burst well above the rate saves the polls.
 //! - Nothing more to move, or the direction disabled: [`Limiter::stop`], so that others get what
 //!   was set aside.
 //! - After `set_config`, `join`, `leave`, or a `decrement` that suspends no more: launch again.

@@ -170,6 +170,11 @@ impl Waiters {
             .is_some_and(|members| members.waiting > 0 || members.ready.head != NIL)
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_waiting(&self, key: usize) -> bool {
+        matches!(self.nodes[key].state, State::Fresh(_) | State::Queued)
+    }
+
     pub(crate) fn has_fresh(&self) -> bool {
         !self.fresh.is_empty()
     }

@@ -11,6 +11,10 @@ impl End {
     /// In so many of a hundred cases, some call; none once all is calm.
     pub(super) fn random_call(self: &Rc<Self>, percent: u32) {
         let scenario = self.scenario();
+        let limit = scenario.dice.borrow_mut().percent(percent / 4);
+        if let (true, Ok(base)) = (limit, self.bev.base()) {
+            scenario.limit_call(&base);
+        }
         let call = {
             let mut dice = scenario.dice.borrow_mut();
             dice.percent(percent).then(|| dice.range(0..100))
@@ -106,7 +110,7 @@ impl End {
     fn within_a_buffer(self: &Rc<Self>) {
         let held = self.bev.input().with(|_input| {
             self.write(100);
-            if self.scenario().dice.borrow_mut().percent(10) && !self.freed.get() {
+            if self.scenario().dice.borrow_mut().percent(10) && !self.bev.is_freed() {
                 self.free();
             }
         });

@@ -38,7 +38,8 @@ impl Joined {
         flags.set(Options::DEFER_CALLBACKS, deferred);
         let bevs = near.map(|socket| {
             let family = scenario.family(socket);
-            BufferEvent::simulated(base, fd_of(socket), family, flags)
+            let bev = BufferEvent::simulated(base, fd_of(socket), family, flags);
+            scenario.limited(base, bev)
         });
         let idle = (idle != 0).then(|| Duration::from_millis(idle));
         let options = RelayOptions::default()

@@ -9,7 +9,8 @@
 //! A scenario runs on virtual time, in three parts: random actions, a calm in which all that can move must move, and
 //! the end, at which everything is freed. What is checked: every byte arrives once and in order or the bufferevent
 //! was told an error; no callback runs after `free`; the input stays below its high mark; the loop neither
-//! spins nor hangs; nothing is left behind.
+//! spins nor hangs; nothing is left behind; a rate limit lets through what it should, and whoever it
+//! held up goes on as soon as it may.
 //!
 //! | file | concept |
 //! |---|---|
@@ -17,6 +18,8 @@
 //! | `end` | the user's side of one bufferevent: its callbacks and what they check |
 //! | `chaos` | random calls at random moments |
 //! | `joined` | relays |
+//! | `limits` | rate limits, groups, and calls about them |
+//! | `watch` | what moved, held against what the limits allow |
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,7 +27,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 mod chaos;
 mod end;
 mod joined;
+mod limits;
 mod scenario;
+mod watch;
 
 use scenario::run;
 

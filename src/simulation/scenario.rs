@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::end::{End, Finish};
 use super::joined::Joined;
+use super::limits::Limits;
 use crate::bufferevent::{Filter, FilterResult, FlushMode};
 use crate::driver::sim::dice::Dice;
 use crate::driver::sim::net::{Target, fd_of};
@@ -26,6 +27,7 @@ pub(super) struct Scenario {
     pub(super) dice: RefCell<Dice>,
     pub(super) ends: RefCell<Vec<Rc<End>>>,
     joined: RefCell<Vec<Rc<Joined>>>,
+    pub(super) limits: RefCell<Limits>,
     pub(super) calm: Cell<bool>,
     /// The base is to be dropped in the middle of it all.
     abrupt: Cell<bool>,
@@ -56,10 +58,19 @@ pub(super) fn run(seed: u64, print: bool) -> u64 {
         dice: RefCell::new(dice),
         ends: RefCell::default(),
         joined: RefCell::default(),
+        limits: RefCell::default(),
         calm: Cell::new(false),
         abrupt: Cell::new(false),
         streams: Cell::new(1),
         port: Cell::new(1),
+    });
+    scenario.limits.borrow_mut().on = scenario.dice.borrow_mut().percent(60);
+    let watched = Rc::downgrade(&scenario);
+    let weak_base = base.downgrade();
+    base.set_turn_hook(move |_| {
+        if let (Some(scenario), Some(base)) = (watched.upgrade(), weak_base.upgrade()) {
+            scenario.watch_limits(&EventBase(base));
+        }
     });
     scenario.populate(&base);
     scenario.schedule(&base);
@@ -162,6 +173,7 @@ impl Scenario {
     fn end_over(self: &Rc<Self>, base: &EventBase, socket: usize, streams: (u32, u32)) {
         let family = self.family(socket);
         let bev = BufferEvent::simulated(base, fd_of(socket), family, self.options());
+        let bev = self.limited(base, bev);
         let left = self.length();
         let end = End::new(self, bev, streams, left, false, self.finish_of(), false);
         end.begin();
@@ -174,7 +186,8 @@ impl Scenario {
         self.world.borrow_mut().net.join(sockets[0], sockets[1]);
         let family = kind.family();
         let bevs = sockets
-            .map(|socket| BufferEvent::simulated(base, fd_of(socket), family, self.options()));
+            .map(|socket| BufferEvent::simulated(base, fd_of(socket), family, self.options()))
+            .map(|bev| self.limited(base, bev));
         self.two_ends(bevs, echo);
     }
 
@@ -234,6 +247,7 @@ impl Scenario {
         self.port.set(port);
         self.world.borrow_mut().net.listen(port, target);
         let absent = BufferEvent::socket(base, None, self.options()).expect("good options");
+        let absent = self.limited(base, absent);
         let hopeless = matches!(target, Target::Silent);
         let streams = (ours, theirs);
         let length = self.length();
@@ -264,7 +278,9 @@ impl Scenario {
         for _ in 0..calls {
             let at = Duration::from_nanos(self.dice.borrow_mut().range(0..scale));
             let scenario = self.clone();
-            let timer = base.timer(at, move |_| scenario.random_call());
+            let timer = base.timer(at, move |timer| {
+                scenario.random_call(&timer.base().expect("it runs"));
+            });
             timer.expect("a short time");
         }
         let abrupt = self.dice.borrow_mut().percent(8);
@@ -278,16 +294,21 @@ impl Scenario {
             timer.expect("a short time");
         }
         let scenario = self.clone();
-        let calm = base.timer(Duration::from_secs(CALM_AT_S), move |_| {
-            scenario.calm_down()
+        let calm = base.timer(Duration::from_secs(CALM_AT_S), move |timer| {
+            scenario.calm_down(&timer.base().expect("it runs"));
         });
         calm.expect("a short time");
         let scenario = self.clone();
-        let end = base.timer(Duration::from_secs(END_AT_S), move |_| scenario.end());
+        let end = base.timer(Duration::from_secs(END_AT_S), move |timer| {
+            scenario.end(&timer.base().expect("it runs"));
+        });
         end.expect("a short time");
     }
 
-    fn random_call(&self) {
+    fn random_call(&self, base: &EventBase) {
+        if self.dice.borrow_mut().percent(30) {
+            self.limit_call(base);
+        }
         let ends = self.ends.borrow().len() as u64;
         let joined = self.joined.borrow().len() as u64;
         let n = self.dice.borrow_mut().range(0..ends + joined);
@@ -301,8 +322,9 @@ impl Scenario {
     }
 
     /// From now on nothing is in the way of anything.
-    fn calm_down(&self) {
+    fn calm_down(&self, base: &EventBase) {
         self.calm.set(true);
+        self.calm_limits(base);
         let mut world = self.world.borrow_mut();
         world.note("calm", &[]);
         world.calm();
@@ -319,8 +341,9 @@ impl Scenario {
     }
 
     /// All that could move has moved: what is left must have a reason.
-    fn end(&self) {
+    fn end(&self, base: &EventBase) {
         self.world.borrow_mut().note("end", &[]);
+        self.check_limits(base);
         let ends = self.ends.borrow().clone();
         for end in &ends {
             self.check(end);
@@ -464,6 +487,7 @@ impl Scenario {
                 "{live} slots out, {held} in the window"
             );
         }
+        self.forget_limits();
         let ends: Vec<Weak<End>> = self.ends.take().iter().map(Rc::downgrade).collect();
         self.joined.take();
         drop(base);

@@ -1,7 +1,7 @@
 //! A bufferevent's own limits.
 
 use std::cell::{Cell, RefCell};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::Duration;
@@ -383,4 +383,50 @@ fn limits_outlive_the_descriptor() {
     let peer = sender(client, TOTAL);
     reads_keep_to_the_rate(&base, &bev);
     drop((peer.join().unwrap(), old_client));
+}
+
+#[test]
+fn rule_14_a_file_segment_obeys_write_limits() {
+    const LIMIT: usize = 5_000;
+    let content: Vec<u8> = (0..500_000u32).map(|i| (i % 251) as u8).collect();
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&content).unwrap();
+    for in_group in [false, true] {
+        let base = base();
+        let (client, server) = tcp_pair();
+        let bev = socket(&base, server);
+        if in_group {
+            let group = base.rate_limit_group(&per_hour(LIMIT));
+            bev.add_to_group(&group).unwrap();
+        } else {
+            bev.set_rate_limit(Some(&per_hour(LIMIT))).unwrap();
+        }
+        bev.write(b"before ").unwrap();
+        let segment = file.try_clone().unwrap();
+        bev.output()
+            .with(|output| output.add_file(segment, 100, Some(400_000)))
+            .unwrap()
+            .unwrap();
+        bev.write(b" after").unwrap();
+        let all = bev.output().len();
+        base.stop_after(Duration::from_millis(50));
+        base.run().unwrap();
+        assert_eq!(all - bev.output().len(), LIMIT, "the first tick's bytes");
+        assert_eq!(bev.max_to_write().unwrap(), 0);
+
+        // The rest goes out once the limits are gone, and all of it in order.
+        bev.set_rate_limit(None).unwrap();
+        bev.remove_from_group().unwrap();
+        let reader = std::thread::spawn(move || {
+            let mut got = Vec::new();
+            let mut client = client;
+            client.read_to_end(&mut got).unwrap();
+            got
+        });
+        bev.close_after_flush(None, |end| assert_eq!(end, FlushEnd::Flushed))
+            .unwrap();
+        assert_eq!(base.run().unwrap(), Exit::Idle);
+        let expected = [b"before ", &content[100..400_100], b" after"].concat();
+        assert!(reader.join().unwrap() == expected);
+    }
 }

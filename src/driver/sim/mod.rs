@@ -30,7 +30,7 @@ use crate::ring::{Cap, Caps, CapsMask, RingCounters};
 use crate::sys::Errno;
 use crate::sys::host::Release;
 pub(crate) use faults::Faults;
-pub(crate) use world::World;
+pub(crate) use world::{Move, World};
 
 /// Bytes of a slot: the least that an arena allows, so that data is spread over many.
 pub(crate) const SLOT_BYTES: usize = 4096;

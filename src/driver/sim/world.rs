@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::dice::{Dice, Trace};
 use super::faults::Faults;
-use super::net::{Net, Target};
+use super::net::{Net, Target, fd_of};
 use super::socket::{Kind, Packet};
 use crate::arena::{Arena, Piece, Slot};
 use crate::driver::{Completion, Op, OpId, Wait};
@@ -37,12 +37,29 @@ pub(crate) struct World {
     reaped: usize,
     idle_enters: u32,
     pub(super) counters: RingCounters,
+    /// What moved since somebody looked, if anybody wants to know.
+    moves: Option<Vec<Move>>,
+    /// What whoever watches holds against a loop that goes to sleep now, and the latest moment at which it is to be awake.
+    reproach: Option<(String, u64)>,
+}
+
+/// Bytes that an operation moved.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Move {
+    pub(crate) at: u64,
+    pub(crate) socket: usize,
+    pub(crate) write: bool,
+    pub(crate) bytes: u64,
+    /// The operation, and when it was queued. Numbers grow.
+    pub(crate) op: u64,
+    pub(crate) queued_at: u64,
 }
 
 #[derive(Debug)]
 struct Entry {
     token: u64,
     op: Op,
+    queued_at: u64,
     stage: Stage,
     /// Bytes moved by a send, or since a receive was armed.
     moved: usize,
@@ -75,7 +92,24 @@ impl World {
             reaped: 0,
             idle_enters: 0,
             counters: RingCounters::default(),
+            moves: None,
+            reproach: None,
         }
+    }
+
+    /// What has moved since the last call; nothing is kept before the first.
+    pub(crate) fn take_moves(&mut self) -> Vec<Move> {
+        self.moves.replace(Vec::new()).unwrap_or_default()
+    }
+
+    /// The number that the next operation gets.
+    pub(crate) fn next_op(&self) -> u64 {
+        self.next_id
+    }
+
+    /// Unless the next enter only polls: it must not sleep at all (`why` is not empty), or not longer than until then.
+    pub(crate) fn reproach(&mut self, why: String, until: u64) {
+        self.reproach = Some((why, until));
     }
 
     /// From now on all is well, and everything that can move shall.
@@ -97,16 +131,19 @@ impl World {
         let id = self.next_id;
         self.next_id += 1;
         let (name, fd) = name_of(&op);
-        let socket = self.net.index(fd);
-        let same = self
-            .ops
-            .values()
-            .filter(|entry| name_of(&entry.op) == (name, fd));
-        assert_eq!(same.count(), 0, "two of {name} on socket {socket} (I4)");
-        self.note(name, &[id, socket as u64]);
+        if !is_foreign(fd) {
+            let socket = self.net.index(fd);
+            let same = self
+                .ops
+                .values()
+                .filter(|entry| name_of(&entry.op) == (name, fd));
+            assert_eq!(same.count(), 0, "two of {name} on socket {socket} (I4)");
+            self.note(name, &[id, socket as u64]);
+        }
         let entry = Entry {
             token,
             op,
+            queued_at: self.now,
             stage: Stage::Queued,
             moved: 0,
             due: 0,
@@ -144,6 +181,7 @@ impl World {
             "the scenario does not end"
         );
         self.reaped = 0;
+        let reproach = self.reproach.take();
         if self.dice.permille(self.faults.early) {
             // EBUSY: nothing was taken. The clock goes on all the same.
             self.now += self.dice.range(0..1000);
@@ -159,8 +197,13 @@ impl World {
             self.pump();
             return;
         };
+        let limit = limit.map(|limit| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX));
+        if let Some((why, until)) = reproach {
+            assert!(why.is_empty(), "the loop sleeps while {why}");
+            let awake = self.now.saturating_add(limit.unwrap_or(u64::MAX));
+            assert!(awake <= until, "it sleeps until {awake}, not {until}");
+        }
         let deadline = limit.map(|limit| {
-            let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
             let late = self.dice.range(0..self.faults.oversleep + 1);
             self.now.saturating_add(limit).saturating_add(late)
         });
@@ -254,6 +297,9 @@ impl World {
             return;
         };
         let (_, fd) = name_of(&entry.op);
+        if is_foreign(fd) {
+            return;
+        }
         let at = self.net.index(fd);
         let plain = self.net.kind(at) == Kind::Plain;
         match &entry.op {
@@ -344,6 +390,7 @@ impl World {
                 n = self.dice.part(n);
             }
             let bytes = self.net.take(at, n, self.now, &mut self.dice);
+            self.log_move(id, at, false, n);
             let entry = self.ops.get_mut(&id).expect("still there");
             entry.moved += n;
             let spent = limit != 0 && entry.moved >= limit;
@@ -402,6 +449,7 @@ impl World {
         let packet = Packet::Data(bytes);
         self.net.post(at, packet, self.now, &mut self.dice);
         self.net.sockets[at].sent += n as u64;
+        self.log_move(id, at, true, n);
         let entry = self.ops.get_mut(&id).expect("looked up above");
         entry.moved += n;
         let moved = entry.moved;
@@ -441,9 +489,29 @@ impl World {
     }
 
     fn poll(&mut self, id: u64, at: usize) {
+        let Op::Poll { events, .. } = self.ops[&id].op else {
+            return;
+        };
         let socket = &self.net.sockets[at];
-        if socket.connected || socket.error.is_some() {
-            self.finish(id, Ok(libc::POLLOUT as u32));
+        let ready = match events as i16 {
+            libc::POLLIN => socket.readable(),
+            _ => socket.connected || socket.error.is_some(),
+        };
+        if ready {
+            self.finish(id, Ok(events));
+        }
+    }
+
+    fn log_move(&mut self, op: u64, socket: usize, write: bool, bytes: usize) {
+        if let Some(moves) = &mut self.moves {
+            moves.push(Move {
+                at: self.now,
+                socket,
+                write,
+                bytes: bytes as u64,
+                op,
+                queued_at: self.ops[&op].queued_at,
+            });
         }
     }
 
@@ -463,17 +531,20 @@ impl World {
             self.idle_enters = 0;
         }
         let (_, fd) = name_of(&entry.op);
+        let socket = self.net.index(fd);
+        let received = matches!(entry.op, Op::Recv { .. } | Op::RecvSlot { .. });
+        let more_waits = received && result.is_ok() && !self.net.sockets[socket].arrived.is_empty();
         let completion = Completion {
             op: OpId::from_u64(id),
             token: entry.token,
             result,
             more,
             buffer,
-            sock_nonempty: false,
+            // The kernel may say so; it need not.
+            sock_nonempty: more_waits && self.dice.percent(70),
             zc_copied: false,
             accepted: None,
         };
-        let socket = self.net.index(fd);
         let number = match result {
             Ok(n) => u64::from(n),
             Err(errno) => u64::MAX - errno.raw() as u64,
@@ -503,8 +574,10 @@ impl World {
         Some(completion)
     }
 
+    /// Operations on simulated descriptors that were not reaped.
     pub(super) fn in_flight(&self) -> usize {
-        self.ops.len()
+        let ours = |entry: &&Entry| !is_foreign(name_of(&entry.op).1);
+        self.ops.values().filter(ours).count()
     }
 
     pub(super) fn new_socket(&mut self, family: i32) -> usize {
@@ -565,6 +638,11 @@ impl World {
     pub(crate) fn arena(&self) -> &Arena {
         &self.arena
     }
+}
+
+/// A real descriptor: the one by which other threads wake the base. None does.
+fn is_foreign(fd: i32) -> bool {
+    fd < fd_of(0)
 }
 
 /// The part of `pieces` from `skip` on, `n` bytes.
