@@ -99,15 +99,6 @@ fn compare(args: &BenchArgs, interrupt: Interrupt) -> Result<u8, Stop> {
             print_line(text.trim_end_matches('\n'));
         }
     };
-    tell(&machine.describe());
-    if cfg!(debug_assertions) {
-        bench
-            .console
-            .note("this build is not optimized: its figures mean nothing (--release)");
-    }
-    if let Some(line) = bench.cores.occupied() {
-        bench.console.note(&line);
-    }
     let (planned, mut left_out) = plan::plan(&bench, args, &peers, cases)?;
     if planned
         .iter()
@@ -121,6 +112,15 @@ fn compare(args: &BenchArgs, interrupt: Interrupt) -> Result<u8, Stop> {
     left_out.iter().for_each(|line| bench.console.note(line));
     if planned.is_empty() {
         return Err(Failure::line("there is nothing to compare").into());
+    }
+    tell(&machine.describe());
+    if cfg!(debug_assertions) {
+        bench
+            .console
+            .note("this build is not optimized: its figures mean nothing (--release)");
+    }
+    if let Some(line) = bench.cores.occupied() {
+        bench.console.note(&line);
     }
     let mut results = Results {
         format: FORMAT,
@@ -217,8 +217,9 @@ impl Bench {
     /// How long a run of `work` is measured, and how long it runs before that.
     fn times(&self, work: Work) -> (Duration, Duration) {
         let scaled = |seconds: f64| Duration::from_secs_f64(seconds * work.time_factor());
+        let seconds = scaled(self.settings.seconds);
         (
-            scaled(self.settings.seconds),
+            seconds.max(work.least_time()),
             scaled(self.settings.warm_up_seconds),
         )
     }

@@ -247,7 +247,7 @@ mod tests {
             why.contains("/nowhere/floor-proxy") && why.contains("cargo build"),
             "{why}"
         );
-        assert!(find("tokio", Kind::Proxy, Path::new("/nowhere"), "evring").is_none());
+        assert!(find("monoio", Kind::Proxy, Path::new("/nowhere"), "evring").is_none());
         assert!(find("nginx", Kind::Echo, Path::new("/nowhere"), "evring").is_none());
     }
 

@@ -49,7 +49,7 @@ pub struct Case {
     pub limits: &'static [(Metric, Goal)],
     /// Another work of the same server to compare with, instead of other servers.
     pub against: Option<Work>,
-    /// A quick comparison leaves it out.
+    /// A quick comparison leaves it out, others give it fewer rounds.
     pub slow: bool,
 }
 
@@ -353,11 +353,11 @@ impl Work {
         }
     }
 
-    /// Longer runs have fewer rounds: of so many the part, but enough for an interval.
-    pub fn rounds(self, rounds: usize) -> usize {
-        match self.time_factor() {
-            factor if factor > 1.0 => (rounds / 2).max(8).min(rounds),
-            _ => rounds,
+    /// Less than that measures nothing.
+    pub fn least_time(self) -> Duration {
+        match self {
+            Self::Rate(_) => 12 * LIMIT_TICK,
+            _ => Duration::ZERO,
         }
     }
 

@@ -31,6 +31,9 @@ const TRIES: usize = 4;
 /// Beyond the time asked for, a load run may take this long to connect, to drain and to report.
 const LOAD_GRACE: Duration = Duration::from_secs(30);
 
+/// For how long system calls are counted at least.
+const COUNTED_AT_LEAST: Duration = Duration::from_secs(1);
+
 /// A run of `server`, made again if something else disturbed it, for as long as there are `retries`.
 ///
 /// # Errors
@@ -79,8 +82,10 @@ pub fn syscalls(
     load: &Load,
     counter: &Counter,
 ) -> Result<f64, Stop> {
-    // Everything is counted, so no time is left uncounted.
-    let times = (bench.times(Work::Load(*load)).0, Duration::ZERO);
+    // Everything is counted, from the accepts on: long enough for those not to matter, and no
+    // warm-up, which would be counted too.
+    let seconds = bench.times(Work::Load(*load)).0.max(COUNTED_AT_LEAST);
+    let times = (seconds, Duration::ZERO);
     loaded(bench, server, load, |serving| {
         let counted = syscalls::count(counter, serving.pid(), || {
             Ok(generate(bench, serving, load, times))

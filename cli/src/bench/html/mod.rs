@@ -96,7 +96,7 @@ fn goals(results: &Results) -> String {
         let (class, text) = (goal_class(verdict), verdict.text());
         format!("<div class=\"tile\"><b class=\"{class}\">{count}</b>{text}</div>")
     };
-    let most = most(all.iter().filter_map(|goal| goal.comparison));
+    let scale = scale(all.iter().filter_map(|goal| goal.comparison));
     let rows = all.iter().map(|goal| {
         let cells = vec![
             format!("<a href=\"#{0}\">{0}</a>", escape(goal.case)),
@@ -108,7 +108,7 @@ fn goals(results: &Results) -> String {
                 .map_or(String::new(), |c| interval(&c.ratio)),
             goal.goal.text(),
             goal_verdict(goal.verdict),
-            goal.comparison.map_or(String::new(), |c| strip(c, most)),
+            goal.comparison.map_or(String::new(), |c| strip(c, scale)),
         ];
         ("", cells)
     });
@@ -272,12 +272,16 @@ fn figures(case: &CaseResult) -> String {
                 .figures
                 .get(metric)
                 .map_or("–".to_owned(), |summary| {
-                    format!(
-                        "{}<small>{} – {}</small>",
-                        metric.format(summary.median),
-                        metric.format(summary.low),
-                        metric.format(summary.high)
-                    )
+                    let text = |value| metric.format(value);
+                    let median = text(summary.median);
+                    // One that was measured once has none.
+                    match summary.min == summary.max {
+                        true => median,
+                        false => {
+                            let (low, high) = (text(summary.low), text(summary.high));
+                            format!("{median}<small>{low} – {high}</small>")
+                        }
+                    }
                 })
         }));
         let share =
@@ -326,13 +330,13 @@ fn ratios(case: &CaseResult) -> String {
     }
     heading.extend(others.iter().map(|metric| metric.heading()));
     let words: &[usize] = if has_goals { &[0, 3, 4, 6] } else { &[0, 3, 4] };
-    let most = most(main());
+    let scale = scale(main());
     let rows = main().map(|comparison| {
         let mut cells = vec![
             escape(&comparison.baseline),
             format!("{:.3}", comparison.ratio.median),
             interval(&comparison.ratio),
-            strip(comparison, most),
+            strip(comparison, scale),
             verdict(comparison.verdict),
         ];
         if has_goals {
@@ -355,18 +359,21 @@ fn ratios(case: &CaseResult) -> String {
     format!("<h3>{what}</h3>\n{}", table(&heading, words, rows))
 }
 
-/// The end of the strips' common scale.
-fn most<'a>(comparisons: impl Iterator<Item = &'a Comparison>) -> f64 {
-    let high = |c: &Comparison| {
-        c.ratio
-            .high
-            .max(c.goal.map_or(0.0, super::verdict::Goal::bound))
-    };
+/// The ends of the strips' common scale: all intervals and goals, and 1.
+fn scale<'a>(comparisons: impl Iterator<Item = &'a Comparison>) -> (f64, f64) {
+    let (mut least, mut most) = (1.0, 1.0);
+    for comparison in comparisons {
+        let goal = comparison.goal.map_or(1.0, super::verdict::Goal::bound);
+        least = f64::min(least, comparison.ratio.low.min(goal));
+        most = f64::max(most, comparison.ratio.high.max(goal));
+    }
     // Beyond three times as much the exact place says little, and the rest would be squeezed.
-    comparisons.map(high).fold(1.2, f64::max).min(3.0) * 1.05
+    let most = f64::min(most, 3.0);
+    let room = (most - least).max(0.1) * 0.08;
+    ((least - room).max(0.0), most + room)
 }
 
-fn strip(comparison: &Comparison, most: f64) -> String {
+fn strip(comparison: &Comparison, scale: (f64, f64)) -> String {
     let strip = Strip {
         ratios: &comparison.ratios,
         low: comparison.ratio.low,
@@ -374,7 +381,7 @@ fn strip(comparison: &Comparison, most: f64) -> String {
         median: comparison.ratio.median,
         goal: comparison.goal.map(super::verdict::Goal::bound),
         colour: colour(&comparison.baseline),
-        most,
+        scale,
     };
     strip.draw()
 }
