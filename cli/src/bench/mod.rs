@@ -32,6 +32,7 @@ mod suite;
 mod table;
 mod verdict;
 mod work;
+mod workload;
 
 use args::BenchArgs;
 use interrupt::{Interrupt, Stop};
@@ -42,7 +43,7 @@ use process::Serving;
 use result::{FORMAT, Results, Settings};
 use rounds::Progress;
 use servers::SUBJECT;
-use suite::{Kind, Work};
+use workload::{Kind, Work};
 
 /// What every part of a comparison needs.
 #[derive(Debug)]

@@ -8,9 +8,9 @@ use super::metric::Metric;
 use super::plan::{Contender, Planned};
 use super::result::{CaseResult, ContenderResult, Run};
 use super::servers::SUBJECT;
-use super::suite::Work;
 use super::verdict::{Comparison, Limit};
 use super::work;
+use super::workload::Work;
 use super::{Bench, buffers};
 use crate::units;
 

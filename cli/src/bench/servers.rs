@@ -8,7 +8,7 @@ use super::Bench;
 use super::interrupt::Stop;
 use super::measure::external::{self, External, Installed};
 use super::process::Serving;
-use super::suite::{Kind, Work};
+use super::workload::{Kind, Work};
 use crate::failure::Failure;
 
 /// The one that the others are baselines of.

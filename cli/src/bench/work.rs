@@ -18,7 +18,7 @@ use super::process::{Process, Serving};
 use super::result::Run;
 use super::servers::Server;
 use super::statistics::median;
-use super::suite::{IDLE_CONNECTIONS, Kind, LIMIT_RATE, LIMIT_TICK, Load, RateLimit, Work};
+use super::workload::{IDLE_CONNECTIONS, Kind, LIMIT_RATE, LIMIT_TICK, Load, RateLimit, Work};
 use crate::failure::Failure;
 use crate::report::Report;
 
