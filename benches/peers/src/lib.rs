@@ -12,11 +12,8 @@
 //! | `tokio-echo`, `tokio-proxy` | tokio's current-thread runtime |
 //! | `monoio-echo` | monoio, a runtime on io_uring |
 //! | `libevent-pair` | no server: round trips over a pair of libevent's bufferevents, in C |
-//! | `peer-load` | the closed-loop load generator that drives them all ([`load`]) |
 
-pub mod cpu;
 pub mod epoll;
 pub mod floor;
-pub mod load;
 pub mod ring;
 pub mod server;

@@ -32,6 +32,7 @@ mod suite;
 mod table;
 mod verdict;
 mod work;
+mod workload;
 
 use args::BenchArgs;
 use interrupt::{Interrupt, Stop};
@@ -42,7 +43,7 @@ use process::Serving;
 use result::{FORMAT, Results, Settings};
 use rounds::Progress;
 use servers::SUBJECT;
-use suite::{Kind, Work};
+use workload::{Kind, Work};
 
 /// What every part of a comparison needs.
 #[derive(Debug)]
@@ -99,15 +100,6 @@ fn compare(args: &BenchArgs, interrupt: Interrupt) -> Result<u8, Stop> {
             print_line(text.trim_end_matches('\n'));
         }
     };
-    tell(&machine.describe());
-    if cfg!(debug_assertions) {
-        bench
-            .console
-            .note("this build is not optimized: its figures mean nothing (--release)");
-    }
-    if let Some(line) = bench.cores.occupied() {
-        bench.console.note(&line);
-    }
     let (planned, mut left_out) = plan::plan(&bench, args, &peers, cases)?;
     if planned
         .iter()
@@ -121,6 +113,15 @@ fn compare(args: &BenchArgs, interrupt: Interrupt) -> Result<u8, Stop> {
     left_out.iter().for_each(|line| bench.console.note(line));
     if planned.is_empty() {
         return Err(Failure::line("there is nothing to compare").into());
+    }
+    tell(&machine.describe());
+    if cfg!(debug_assertions) {
+        bench
+            .console
+            .note("this build is not optimized: its figures mean nothing (--release)");
+    }
+    if let Some(line) = bench.cores.occupied() {
+        bench.console.note(&line);
     }
     let mut results = Results {
         format: FORMAT,
@@ -217,8 +218,9 @@ impl Bench {
     /// How long a run of `work` is measured, and how long it runs before that.
     fn times(&self, work: Work) -> (Duration, Duration) {
         let scaled = |seconds: f64| Duration::from_secs_f64(seconds * work.time_factor());
+        let seconds = scaled(self.settings.seconds);
         (
-            scaled(self.settings.seconds),
+            seconds.max(work.least_time()),
             scaled(self.settings.warm_up_seconds),
         )
     }

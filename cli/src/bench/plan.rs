@@ -8,8 +8,9 @@ use super::Bench;
 use super::args::BenchArgs;
 use super::interrupt::Stop;
 use super::servers::{self, SUBJECT, Server};
-use super::suite::{Case, Kind, Suite, Work, cases};
+use super::suite::{Case, Suite, cases};
 use super::work;
+use super::workload::{Kind, Work};
 use crate::failure::Failure;
 
 /// A case and who takes turns in it. The first is compared with all others.

@@ -8,9 +8,9 @@ use super::metric::Metric;
 use super::plan::{Contender, Planned};
 use super::result::{CaseResult, ContenderResult, Run};
 use super::servers::SUBJECT;
-use super::suite::Work;
 use super::verdict::{Comparison, Limit};
 use super::work;
+use super::workload::Work;
 use super::{Bench, buffers};
 use crate::units;
 
@@ -110,14 +110,23 @@ pub fn run(bench: &Bench, planned: &Planned, progress: &mut Progress) -> Result<
     Ok(result)
 }
 
-/// The rounds of a case; a program that takes turns by itself has one.
+/// The rounds of a case: of those that take long half of what was asked for, but enough for an
+/// interval.
 fn rounds_of(bench: &Bench, planned: &Planned) -> usize {
-    planned.case.work.rounds(bench.settings.rounds)
+    let rounds = bench.settings.rounds;
+    match planned.case.slow {
+        true => (rounds / 2).max(8).min(rounds),
+        false => rounds,
+    }
 }
 
 /// Counts the system calls for a message, where it says something and can be done.
 fn count_syscalls(bench: &Bench, planned: &Planned, result: &mut CaseResult) -> Result<(), Stop> {
-    let Some(counter) = &bench.counter else {
+    let Some(counter) = bench
+        .counter
+        .as_ref()
+        .filter(|_| planned.case.against.is_none())
+    else {
         return Ok(());
     };
     for (contender, figures) in planned.contenders.iter().zip(&mut result.contenders) {

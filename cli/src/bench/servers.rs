@@ -8,7 +8,7 @@ use super::Bench;
 use super::interrupt::Stop;
 use super::measure::external::{self, External, Installed};
 use super::process::Serving;
-use super::suite::{Kind, Work};
+use super::workload::{Kind, Work};
 use crate::failure::Failure;
 
 /// The one that the others are baselines of.
@@ -247,7 +247,7 @@ mod tests {
             why.contains("/nowhere/floor-proxy") && why.contains("cargo build"),
             "{why}"
         );
-        assert!(find("tokio", Kind::Proxy, Path::new("/nowhere"), "evring").is_none());
+        assert!(find("monoio", Kind::Proxy, Path::new("/nowhere"), "evring").is_none());
         assert!(find("nginx", Kind::Echo, Path::new("/nowhere"), "evring").is_none());
     }
 

@@ -2,13 +2,12 @@
 //!
 //! All of it is data. A goal is a bound on evring's figure divided by the peer's.
 
-use std::time::Duration;
-
 use clap::ValueEnum;
 
 use super::measure::rate::Direction;
 use super::metric::Metric;
 use super::verdict::Goal;
+use super::workload::{Kind, LARGE, Load, MANY, RateLimit, Work};
 
 /// A kind of work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -49,61 +48,9 @@ pub struct Case {
     pub limits: &'static [(Metric, Goal)],
     /// Another work of the same server to compare with, instead of other servers.
     pub against: Option<Work>,
-    /// A quick comparison leaves it out.
+    /// A quick comparison leaves it out, others give it fewer rounds.
     pub slow: bool,
 }
-
-/// What the servers do.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Work {
-    Load(Load),
-    Bulk,
-    Accept,
-    Idle,
-    Pair,
-    Buffer,
-    Rate(RateLimit),
-}
-
-/// Streams through a proxy that limits them all together.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct RateLimit {
-    pub direction: Direction,
-    pub connections: usize,
-}
-
-/// Messages out and back.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Load {
-    pub kind: Kind,
-    pub size: usize,
-    pub connections: u32,
-    /// Whether servers that can spin do; the load generator sleeps.
-    pub spin: bool,
-}
-
-/// What a server is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
-    Echo,
-    Proxy,
-    /// A proxy that understands the options of rate limits.
-    LimitingProxy,
-    /// A pair of bufferevents in one process.
-    Pair,
-    /// Both libraries' buffers in one process.
-    Buffer,
-}
-
-/// Connections of the cases with many.
-pub const MANY: u32 = 9000;
-
-/// Idle connections whose memory is measured: of a fifth of them the server's own is told.
-pub const IDLE_CONNECTIONS: usize = 2500;
-
-/// The rate of the limits, bytes a second, and how often a tick's bytes become available.
-pub const LIMIT_RATE: u64 = 20_000_000;
-pub const LIMIT_TICK: Duration = Duration::from_millis(100);
 
 const ECHO: Load = Load {
     kind: Kind::Echo,
@@ -116,8 +63,6 @@ const PROXY: Load = Load {
     kind: Kind::Proxy,
     ..ECHO
 };
-
-const LARGE: usize = 16 * 1024;
 
 const LATENCIES: &[Metric] = &[Metric::MessagesPerSecond, Metric::P50Us, Metric::P99Us];
 
@@ -315,108 +260,6 @@ impl Suite {
     }
 }
 
-impl Work {
-    /// What the servers of it are.
-    pub fn kind(self) -> Kind {
-        match self {
-            Self::Load(load) => load.kind,
-            Self::Bulk => Kind::Proxy,
-            Self::Accept | Self::Idle => Kind::Echo,
-            Self::Pair => Kind::Pair,
-            Self::Buffer => Kind::Buffer,
-            Self::Rate(_) => Kind::LimitingProxy,
-        }
-    }
-
-    /// What is done, for people.
-    pub fn title(self, rate: Option<f64>) -> String {
-        match self {
-            Self::Load(load) => load.title(rate),
-            Self::Bulk => "one stream through a proxy, one way, every byte checked".to_owned(),
-            Self::Accept => "connect, 64 B out and back, close".to_owned(),
-            Self::Idle => {
-                format!("{IDLE_CONNECTIONS} connections that have said one message of 64 B")
-            }
-            Self::Pair => "64 B there and back over a pair, one thread".to_owned(),
-            Self::Buffer => "operations on a buffer, both libraries in one process".to_owned(),
-            Self::Rate(limit) => limit.title(),
-        }
-    }
-
-    /// Thousands of connections take longer to settle.
-    pub fn time_factor(self) -> f64 {
-        match self {
-            Self::Load(load) if load.connections == MANY => 2.0,
-            // Many ticks.
-            Self::Rate(_) => 4.0,
-            _ => 1.0,
-        }
-    }
-
-    /// Longer runs have fewer rounds: of so many the part, but enough for an interval.
-    pub fn rounds(self, rounds: usize) -> usize {
-        match self.time_factor() {
-            factor if factor > 1.0 => (rounds / 2).max(8).min(rounds),
-            _ => rounds,
-        }
-    }
-
-    /// Whether system calls are counted: where the connections' own few do not matter.
-    pub fn counts_syscalls(self) -> bool {
-        matches!(self, Self::Load(load) if load.connections <= 64 && !load.spin)
-    }
-
-    /// Roughly what starting, connecting and ending take on top of the time measured.
-    pub fn overhead(self) -> Duration {
-        match self {
-            Self::Load(load) => {
-                Duration::from_millis(150) + Duration::from_micros(150) * load.connections
-            }
-            Self::Idle => Duration::from_millis(500),
-            Self::Bulk | Self::Accept | Self::Rate(_) => Duration::from_millis(150),
-            Self::Pair => Duration::from_millis(100),
-            Self::Buffer => Duration::from_millis(500),
-        }
-    }
-}
-
-impl RateLimit {
-    fn title(&self) -> String {
-        let direction = match self.direction {
-            Direction::Read => "from clients",
-            Direction::Write => "to clients",
-        };
-        format!(
-            "{} through a proxy that lets {} MB/s {direction} pass, as fast as they are let",
-            crate::units::count(self.connections, "stream"),
-            LIMIT_RATE / 1_000_000
-        )
-    }
-}
-
-impl Load {
-    fn title(&self, rate: Option<f64>) -> String {
-        let kind = match self.kind {
-            Kind::Echo => "echo",
-            _ => "proxy",
-        };
-        let connections = crate::units::count(self.connections as usize, "connection");
-        let size = match self.size {
-            LARGE => "16 KiB".to_owned(),
-            size => format!("{size} B"),
-        };
-        let spin = if self.spin { ", spinning" } else { "" };
-        let how = match rate {
-            None => "closed loop".to_owned(),
-            Some(rate) => format!(
-                "open loop, {} messages/s",
-                crate::units::grouped(rate as u64)
-            ),
-        };
-        format!("{kind}, {connections}, {size}{spin}, {how}")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -432,27 +275,5 @@ mod tests {
             let has = cases.iter().any(|case| case.suite == *suite);
             assert!(has || *suite == Suite::All, "{suite:?}");
         }
-    }
-
-    #[test]
-    fn a_case_says_what_it_does() {
-        let many = Work::Load(Load {
-            connections: 9000,
-            ..ECHO
-        });
-        assert_eq!(
-            many.title(None),
-            "echo, 9,000 connections, 64 B, closed loop"
-        );
-        let spinning = Work::Load(Load {
-            connections: 1,
-            spin: true,
-            size: LARGE,
-            ..PROXY
-        });
-        assert_eq!(
-            spinning.title(Some(20_000.0)),
-            "proxy, 1 connection, 16 KiB, spinning, open loop, 20,000 messages/s"
-        );
     }
 }

@@ -84,8 +84,10 @@ impl Comparison {
         let rounds: Vec<_> = subject.iter().zip(baseline).collect();
         let calm = |(a, b): &&(&Run, &Run)| !a.disturbed && !b.disturbed;
         let calm: Vec<_> = rounds.iter().filter(calm).copied().collect();
-        let too_busy = calm.len() < FEWEST_ROUNDS && calm.len() < rounds.len();
-        let counted = if too_busy { rounds } else { calm };
+        // Of fewer rounds than that nothing could have been said on a calm machine either.
+        let enough = calm.len() >= FEWEST_ROUNDS;
+        let too_busy = !enough && rounds.len() >= FEWEST_ROUNDS;
+        let counted = if enough { calm } else { rounds };
         let ratio = |(a, b): &(&Run, &Run)| Some(a.values.get(&metric)? / b.values.get(&metric)?);
         let ratios = counted.iter().map(ratio).collect::<Option<Vec<_>>>()?;
         let ratio = Summary::of(&ratios)?;
@@ -158,9 +160,9 @@ impl Verdict {
         match self {
             Self::Better => "better",
             Self::Worse => "worse",
-            Self::NoDifference => "no difference beyond the noise",
-            Self::TooFewRounds => "too few rounds to say",
-            Self::TooBusy => "the machine was too busy to say",
+            Self::NoDifference => "no difference",
+            Self::TooFewRounds => "too few rounds",
+            Self::TooBusy => "too busy to say",
         }
     }
 }

@@ -18,7 +18,7 @@ use super::process::{Process, Serving};
 use super::result::Run;
 use super::servers::Server;
 use super::statistics::median;
-use super::suite::{IDLE_CONNECTIONS, Kind, LIMIT_RATE, LIMIT_TICK, Load, RateLimit, Work};
+use super::workload::{IDLE_CONNECTIONS, Kind, LIMIT_RATE, LIMIT_TICK, Load, RateLimit, Work};
 use crate::failure::Failure;
 use crate::report::Report;
 
@@ -31,42 +31,51 @@ const TRIES: usize = 4;
 /// Beyond the time asked for, a load run may take this long to connect, to drain and to report.
 const LOAD_GRACE: Duration = Duration::from_secs(30);
 
+/// For how long system calls are counted at least.
+const COUNTED_AT_LEAST: Duration = Duration::from_secs(1);
+
 /// A run of `server`, made again if something else disturbed it, for as long as there are `retries`.
 ///
 /// # Errors
 /// When a server or the load fails, or a signal comes.
 pub fn run(bench: &Bench, server: &Server, work: Work, retries: &mut usize) -> Result<Run, Stop> {
-    let mut tries = 1;
+    let mut tries = 0;
     loop {
         bench.interrupt.check()?;
-        let run = once(bench, server, work)?;
-        if !run.disturbed || tries == TRIES || *retries == 0 {
-            return Ok(run);
-        }
         tries += 1;
-        *retries -= 1;
+        match once(bench, server, work)? {
+            Some(run) if !run.disturbed || tries >= TRIES || *retries == 0 => return Ok(run),
+            Some(_) => *retries -= 1,
+            None if tries >= TRIES => {
+                return Err(
+                    Failure::new(&server.name, "nothing came back, however often tried").into(),
+                );
+            }
+            None => {}
+        }
     }
 }
 
-fn once(bench: &Bench, server: &Server, work: Work) -> Result<Run, Stop> {
+/// `None` when nothing at all came back in the time, as on a machine that has none to spare.
+fn once(bench: &Bench, server: &Server, work: Work) -> Result<Option<Run>, Stop> {
     match work {
         Work::Load(load) => message_load(bench, server, &load),
         Work::Bulk => bulk_stream(bench, server),
-        Work::Accept => accepts(bench, server),
-        Work::Idle => idle_memory(bench, server),
-        Work::Pair => round_trips(bench, server),
-        Work::Rate(limit) => limited(bench, server, &limit),
+        Work::Accept => accepts(bench, server).map(Some),
+        Work::Idle => idle_memory(bench, server).map(Some),
+        Work::Pair => round_trips(bench, server).map(Some),
+        Work::Rate(limit) => limited(bench, server, &limit).map(Some),
         // It takes its turns by itself, see `buffers`.
         Work::Buffer => Err(Failure::line("a buffer is no server").into()),
     }
 }
 
-fn message_load(bench: &Bench, server: &Server, load: &Load) -> Result<Run, Stop> {
+fn message_load(bench: &Bench, server: &Server, load: &Load) -> Result<Option<Run>, Stop> {
     let times = bench.times(Work::Load(*load));
     let report = loaded(bench, server, load, |serving| {
         generate(bench, serving, load, times)
     })?;
-    figures(&report, load).ok_or_else(|| Failure::new(&server.name, "nothing was measured").into())
+    Ok(figures(&report, load))
 }
 
 /// The system calls of a server for each message, in a run that is not timed: counting disturbs.
@@ -79,14 +88,19 @@ pub fn syscalls(
     load: &Load,
     counter: &Counter,
 ) -> Result<f64, Stop> {
-    // Everything is counted, so no time is left uncounted.
-    let times = (bench.times(Work::Load(*load)).0, Duration::ZERO);
+    // Everything is counted, from the accepts on: long enough for those not to matter, and no
+    // warm-up, which would be counted too.
+    let seconds = bench.times(Work::Load(*load)).0.max(COUNTED_AT_LEAST);
+    let times = (seconds, Duration::ZERO);
     loaded(bench, server, load, |serving| {
         let counted = syscalls::count(counter, serving.pid(), || {
             Ok(generate(bench, serving, load, times))
         });
         let (calls, report) = counted?;
-        Ok(calls as f64 / report?.messages as f64)
+        match report?.messages {
+            0 => Err(Failure::line("nothing came back while system calls were counted").into()),
+            messages => Ok(calls as f64 / messages as f64),
+        }
     })
 }
 
@@ -141,17 +155,12 @@ fn generate(
     let text = Process::start("the load generator", command)?.output(limit, &bench.interrupt)?;
     let report: Report = serde_json::from_str(&text)
         .map_err(|error| Failure::new("the load generator's report", error))?;
-    if !report.is_success() {
+    if report.errors > 0 {
         let kinds = report.error_kinds.iter();
         let why: Vec<_> = kinds
             .map(|(kind, count)| format!("{kind} ({count} times)"))
             .collect();
-        let why = if why.is_empty() {
-            "no message came back".to_owned()
-        } else {
-            why.join(", ")
-        };
-        return Err(Failure::new("the load", why).into());
+        return Err(Failure::new("the load", why.join(", ")).into());
     }
     Ok(report)
 }
@@ -180,7 +189,7 @@ fn figures(report: &Report, load: &Load) -> Option<Run> {
     })
 }
 
-fn bulk_stream(bench: &Bench, server: &Server) -> Result<Run, Stop> {
+fn bulk_stream(bench: &Bench, server: &Server) -> Result<Option<Run>, Stop> {
     let (sink, upstream) = listen()?;
     let (seconds, warm_up) = bench.times(Work::Bulk);
     let found = served(
@@ -189,13 +198,13 @@ fn bulk_stream(bench: &Bench, server: &Server) -> Result<Run, Stop> {
         Some(&upstream.to_string()),
         |address, pid| bulk::run(&sink, address, pid, warm_up, seconds),
     )?;
-    Ok(Run {
+    Ok((found.bytes > 0).then(|| Run {
         values: BTreeMap::from([
             (Metric::BytesPerCpuSecond, found.bytes_per_cpu_second()),
             (Metric::BytesPerSecond, found.bytes_per_second()),
         ]),
         ..shares(found.proxy.ran, found.proxy.waited, found.elapsed)
-    })
+    }))
 }
 
 fn accepts(bench: &Bench, server: &Server) -> Result<Run, Stop> {

@@ -5,13 +5,12 @@ use std::fmt::Write;
 use super::metric::Metric;
 use super::result::{CaseResult, ContenderResult, Results};
 use super::rounds::disturbed_line;
-use super::table::{interval, short};
-use super::verdict::{Comparison, GoalVerdict, Verdict};
 use crate::units;
 
 mod plots;
+mod tables;
 
-use plots::{Plot, Series, Strip};
+use plots::{Plot, Series};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -49,7 +48,7 @@ pub fn document(results: &Results) -> String {
     if results.interrupted {
         out += "<p class=\"open\">Interrupted: what follows is what was finished.</p>\n";
     }
-    out += &goals(results);
+    out += &tables::goals(results);
     out += &scaling(results);
     for case in &results.cases {
         out += &section(case);
@@ -83,54 +82,6 @@ fn colour(name: &str) -> (u8, u8, u8) {
             OTHER_COLOURS[sum % OTHER_COLOURS.len()]
         },
         |(_, colour)| *colour,
-    )
-}
-
-fn goals(results: &Results) -> String {
-    let all = results.goals();
-    if all.is_empty() {
-        return String::new();
-    }
-    let tile = |verdict: GoalVerdict| {
-        let count = all.iter().filter(|goal| goal.verdict == verdict).count();
-        let (class, text) = (goal_class(verdict), verdict.text());
-        format!("<div class=\"tile\"><b class=\"{class}\">{count}</b>{text}</div>")
-    };
-    let most = most(all.iter().filter_map(|goal| goal.comparison));
-    let rows = all.iter().map(|goal| {
-        let cells = vec![
-            format!("<a href=\"#{0}\">{0}</a>", escape(goal.case)),
-            goal.comparison
-                .map_or(String::new(), |c| escape(&c.baseline)),
-            goal.metric.heading().to_owned(),
-            goal.value.clone(),
-            goal.comparison
-                .map_or(String::new(), |c| interval(&c.ratio)),
-            goal.goal.text(),
-            goal_verdict(goal.verdict),
-            goal.comparison.map_or(String::new(), |c| strip(c, most)),
-        ];
-        ("", cells)
-    });
-    let heading = [
-        "case",
-        "beside",
-        "figure",
-        "",
-        "95 %",
-        "goal",
-        "",
-        "ratios of the rounds",
-    ];
-    format!(
-        "<h2>Goals</h2>\n<p>evring's figure divided by the other's, of runs in the same round; below 1 evring needs \
-         less. A goal is met when the whole interval of the median is on its side.</p>\n\
-         <div class=\"tiles\">{}{}{}{}</div>\n{}",
-        tile(GoalVerdict::Met),
-        tile(GoalVerdict::Missed),
-        tile(GoalVerdict::WithinNoise),
-        tile(GoalVerdict::Unknown),
-        table(&heading, &[0, 1, 2, 6, 7], rows),
     )
 }
 
@@ -232,8 +183,8 @@ fn section(case: &CaseResult) -> String {
     if let Some(line) = disturbed_line(case) {
         let _ = writeln!(out, "<p class=\"open\">{line}.</p>");
     }
-    out += &figures(case);
-    out += &ratios(case);
+    out += &tables::figures(case);
+    out += &tables::ratios(case);
     let curves: Vec<&ContenderResult> = case
         .contenders
         .iter()
@@ -244,165 +195,6 @@ fn section(case: &CaseResult) -> String {
         let _ = writeln!(out, "<div class=\"plots\">{plot}</div>");
     }
     out
-}
-
-fn figures(case: &CaseResult) -> String {
-    let mut metrics: Vec<Metric> = case
-        .contenders
-        .iter()
-        .flat_map(|c| c.figures.keys().copied())
-        .collect();
-    metrics.sort_unstable();
-    metrics.dedup();
-    let mut heading = vec!["server"];
-    heading.extend(metrics.iter().map(|metric| metric.heading()));
-    let busy = case.contenders.iter().any(|c| c.server_busy.is_some());
-    let load_busy = case.contenders.iter().any(|c| c.load_busy.is_some());
-    heading.extend(busy.then_some("server busy"));
-    heading.extend(load_busy.then_some("load busy"));
-    let rows = case.contenders.iter().map(|contender| {
-        let spins = if contender.spins {
-            "<small>spins</small>"
-        } else {
-            ""
-        };
-        let mut cells = vec![format!("{}{spins}", escape(&contender.name))];
-        cells.extend(metrics.iter().map(|metric| {
-            contender
-                .figures
-                .get(metric)
-                .map_or("–".to_owned(), |summary| {
-                    format!(
-                        "{}<small>{} – {}</small>",
-                        metric.format(summary.median),
-                        metric.format(summary.low),
-                        metric.format(summary.high)
-                    )
-                })
-        }));
-        let share =
-            |share: Option<f64>| share.map_or("–".to_owned(), |s| format!("{:.0} %", s * 100.0));
-        cells.extend(busy.then(|| share(contender.server_busy)));
-        cells.extend(load_busy.then(|| share(contender.load_busy)));
-        let class = if contender.name == case.subject {
-            "subject"
-        } else {
-            ""
-        };
-        (class, cells)
-    });
-    let titles: Vec<String> = metrics
-        .iter()
-        .map(|metric| format!("{}: {}", metric.heading(), metric.meaning()))
-        .collect();
-    format!(
-        "<h3>Medians of the runs, and the interval that holds the median with 95 %</h3>\n{}\
-         <p class=\"faint\"><small>{}.</small></p>\n",
-        table(&heading, &[0], rows),
-        titles.join("; ")
-    )
-}
-
-fn ratios(case: &CaseResult) -> String {
-    let main = || case.comparisons.iter().filter(|c| c.metric == case.metric);
-    let has_goals = main().any(|comparison| comparison.goal.is_some());
-    let mut others: Vec<Metric> = case.comparisons.iter().map(|c| c.metric).collect();
-    others.retain(|metric| *metric != case.metric);
-    others.dedup();
-    let (first, what) = match case.is_of_operations() {
-        true => ("operation", "EvBuffer's time by evbuffer's".to_owned()),
-        false => (
-            "beside",
-            format!(
-                "{} of {}, by the others'",
-                case.metric.heading(),
-                escape(&case.subject)
-            ),
-        ),
-    };
-    let mut heading = vec![first, "ratio", "95 %", "rounds", "verdict"];
-    if has_goals {
-        heading.extend(["goal", ""]);
-    }
-    heading.extend(others.iter().map(|metric| metric.heading()));
-    let words: &[usize] = if has_goals { &[0, 3, 4, 6] } else { &[0, 3, 4] };
-    let most = most(main());
-    let rows = main().map(|comparison| {
-        let mut cells = vec![
-            escape(&comparison.baseline),
-            format!("{:.3}", comparison.ratio.median),
-            interval(&comparison.ratio),
-            strip(comparison, most),
-            verdict(comparison.verdict),
-        ];
-        if has_goals {
-            let goal = comparison.goal.map(|goal| goal.text());
-            cells.push(goal.unwrap_or_default());
-            cells.push(
-                comparison
-                    .against_goal
-                    .map(goal_verdict)
-                    .unwrap_or_default(),
-            );
-        }
-        cells.extend(others.iter().map(|metric| {
-            let mut all = case.comparisons.iter();
-            let same = all.find(|c| c.metric == *metric && c.baseline == comparison.baseline);
-            same.map_or("–".to_owned(), short)
-        }));
-        ("", cells)
-    });
-    format!("<h3>{what}</h3>\n{}", table(&heading, words, rows))
-}
-
-/// The end of the strips' common scale.
-fn most<'a>(comparisons: impl Iterator<Item = &'a Comparison>) -> f64 {
-    let high = |c: &Comparison| {
-        c.ratio
-            .high
-            .max(c.goal.map_or(0.0, super::verdict::Goal::bound))
-    };
-    // Beyond three times as much the exact place says little, and the rest would be squeezed.
-    comparisons.map(high).fold(1.2, f64::max).min(3.0) * 1.05
-}
-
-fn strip(comparison: &Comparison, most: f64) -> String {
-    let strip = Strip {
-        ratios: &comparison.ratios,
-        low: comparison.ratio.low,
-        high: comparison.ratio.high,
-        median: comparison.ratio.median,
-        goal: comparison.goal.map(super::verdict::Goal::bound),
-        colour: colour(&comparison.baseline),
-        most,
-    };
-    strip.draw()
-}
-
-fn verdict(verdict: Verdict) -> String {
-    let class = match verdict {
-        Verdict::Better => "good",
-        Verdict::Worse => "bad",
-        Verdict::NoDifference | Verdict::TooFewRounds | Verdict::TooBusy => "faint",
-    };
-    format!("<span class=\"{class}\">{}</span>", verdict.text())
-}
-
-fn goal_verdict(verdict: GoalVerdict) -> String {
-    format!(
-        "<span class=\"{}\">{}</span>",
-        goal_class(verdict),
-        verdict.text()
-    )
-}
-
-fn goal_class(verdict: GoalVerdict) -> &'static str {
-    match verdict {
-        GoalVerdict::Met => "good",
-        GoalVerdict::Missed => "bad",
-        GoalVerdict::WithinNoise => "open",
-        GoalVerdict::Unknown => "faint",
-    }
 }
 
 fn latency_plot(contenders: &[&ContenderResult]) -> Option<String> {
@@ -453,34 +245,6 @@ fn legend<'a>(names: impl Iterator<Item = &'a str>) -> String {
         "<ul class=\"legend\">{}</ul>\n",
         names.map(entry).collect::<String>()
     )
-}
-
-/// A row of a table: its class, and its cells as markup.
-type Row = (&'static str, Vec<String>);
-
-/// `words` are the columns whose cells stand left.
-fn table(heading: &[&str], words: &[usize], rows: impl Iterator<Item = Row>) -> String {
-    let cells = |tag: &str, cells: &[String]| {
-        let mut out = String::new();
-        for (at, cell) in cells.iter().enumerate() {
-            let class = if words.contains(&at) {
-                " class=\"words\""
-            } else {
-                ""
-            };
-            let _ = write!(out, "<{tag}{class}>{cell}</{tag}>");
-        }
-        out
-    };
-    let heading: Vec<String> = heading.iter().map(|text| escape(text)).collect();
-    let mut out = format!(
-        "<div class=\"scroll\"><table>\n<thead><tr>{}</tr></thead>\n<tbody>\n",
-        cells("th", &heading)
-    );
-    for (class, row) in rows {
-        let _ = writeln!(out, "<tr class=\"{class}\">{}</tr>", cells("td", &row));
-    }
-    out + "</tbody></table></div>\n"
 }
 
 fn footer(results: &Results) -> String {

@@ -168,8 +168,8 @@ pub struct Strip<'a> {
     pub median: f64,
     pub goal: Option<f64>,
     pub colour: (u8, u8, u8),
-    /// The largest ratio that is shown; larger ones stand at the end.
-    pub most: f64,
+    /// The ratios at either end; those beyond stand there too.
+    pub scale: (f64, f64),
 }
 
 const STRIP_WIDTH: f64 = 240.0;
@@ -178,7 +178,9 @@ const STRIP_HEIGHT: f64 = 26.0;
 impl Strip<'_> {
     /// Draws it. The dashed line is 1, the green one the goal.
     pub fn draw(&self) -> String {
-        let at = |ratio: f64| 6.0 + (ratio / self.most).clamp(0.0, 1.0) * (STRIP_WIDTH - 12.0);
+        let (least, most) = self.scale;
+        let part = |ratio: f64| ((ratio - least) / (most - least).max(1e-9)).clamp(0.0, 1.0);
+        let at = |ratio: f64| 6.0 + part(ratio) * (STRIP_WIDTH - 12.0);
         let (r, g, b) = self.colour;
         let colour = format!("rgb({r},{g},{b})");
         let middle = STRIP_HEIGHT / 2.0;
@@ -196,17 +198,17 @@ impl Strip<'_> {
             at(1.0),
             "stroke=\"currentColor\" stroke-opacity=\".5\" stroke-dasharray=\"3 3\"",
         );
-        for &ratio in self.ratios {
-            svg += &format!(
-                "<circle cx=\"{:.1}\" cy=\"{middle}\" r=\"2.5\" fill=\"{colour}\" fill-opacity=\".4\"/>",
-                at(ratio)
-            );
-        }
         svg += &format!(
-            "<line x1=\"{:.1}\" x2=\"{:.1}\" y1=\"{middle}\" y2=\"{middle}\" stroke=\"{colour}\" stroke-width=\"3\"/>",
+            "<line x1=\"{:.1}\" x2=\"{:.1}\" y1=\"{middle}\" y2=\"{middle}\" stroke=\"{colour}\" stroke-width=\"4\" stroke-opacity=\".55\"/>",
             at(self.low),
             at(self.high)
         );
+        for &ratio in self.ratios {
+            svg += &format!(
+                "<circle cx=\"{:.1}\" cy=\"{middle}\" r=\"3\" fill=\"none\" stroke=\"{colour}\" stroke-opacity=\".75\"/>",
+                at(ratio)
+            );
+        }
         svg += &format!(
             "<circle cx=\"{:.1}\" cy=\"{middle}\" r=\"4.5\" fill=\"{colour}\"/>",
             at(self.median)
