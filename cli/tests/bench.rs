@@ -183,8 +183,8 @@ fn a_server_that_dies_is_one_line() {
     let script = dir.path().join("dying");
     // It serves when it is tried, and dies in its first run.
     let lines = format!(
-        "{EVRING} echo --max-connections 31004 \"$@\" &\nserver=$!\n\
-         trap 'kill $server; exit 0' TERM\n\
+        "trap 'kill $server; exit 0' TERM\n\
+         {EVRING} echo --max-connections 31004 \"$@\" &\nserver=$!\n\
          if [ -e tried ]; then (sleep 0.2; kill -9 $server) & fi\ntouch tried\n\
          wait $server\necho 'out of luck' >&2\nexit 7\n"
     );

@@ -135,10 +135,15 @@ fn servers_of(
         };
         match tried {
             Ok(server) => there.push(server),
-            Err(Stop::Failed(why)) if args.servers.is_empty() && name != SUBJECT => {
+            Err(Stop::Failed(why)) => {
+                // What a process said has its name already.
+                let why = why.to_string();
+                let why = why.strip_prefix(&format!("{name}: ")).unwrap_or(&why);
+                if !args.servers.is_empty() || name == SUBJECT {
+                    return Err(Failure::new(name, why).into());
+                }
                 left_out.push(format!("{name} is left out: {why}"));
             }
-            Err(Stop::Failed(why)) => return Err(Failure::new(name, why).into()),
             Err(Stop::Interrupted) => return Err(Stop::Interrupted),
         }
     }

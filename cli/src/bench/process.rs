@@ -5,7 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
@@ -18,6 +18,9 @@ const READY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A server ends within that time after SIGTERM.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a program said last arrives within that time after its end.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A started program whose output is collected, so that no full pipe stops it.
 #[derive(Debug)]
@@ -100,7 +103,7 @@ impl Process {
     }
 
     /// A failure by its exit code and what it said last.
-    fn ended(&mut self, status: ExitStatus) -> Failure {
+    fn ended(&self, status: ExitStatus) -> Failure {
         let how = match (status.code(), status.signal()) {
             (Some(code), _) => format!("ended with code {code}"),
             (None, signal) => format!("was ended by signal {}", signal.unwrap_or(0)),
@@ -120,11 +123,9 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(Some(_))) {
-            return;
-        }
-        // Its session's whole group, for servers of several processes; one that has not come to a
-        // group of its own is killed alone.
+        // Its session's whole group, for servers of several processes, also when the first of them
+        // has ended: while a member lives the kernel gives the group's number to nobody else. One
+        // that has not come to a group of its own is killed alone.
         if let Some(pid) = self.pid() {
             let _ = kill_process_group(pid, Signal::KILL);
         }
@@ -260,11 +261,12 @@ impl Collected {
         String::from_utf8_lossy(&text).into_owned()
     }
 
-    /// Everything until the end. Only of a process that has ended.
-    fn all(&mut self) -> String {
-        if let Some(reader) = self.reader.take() {
-            // It does nothing that could panic.
-            let _ = reader.join();
+    /// Everything until the end, of a process that has ended. A child that it left behind may keep
+    /// the pipe open; that is not waited for.
+    fn all(&self) -> String {
+        let end = Instant::now() + LAST_WORDS_TIMEOUT;
+        while !self.reader.as_ref().is_none_or(JoinHandle::is_finished) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
         }
         self.now()
     }
@@ -295,6 +297,30 @@ mod tests {
             ),
             Stop::Interrupted => panic!("no signal came"),
         }
+    }
+
+    #[test]
+    fn what_a_server_leaves_behind_is_ended_with_it() {
+        use std::os::unix::process::CommandExt;
+        let interrupt = Interrupt::watch().expect("signals");
+        let mut command = Command::new("sh");
+        let line = "sleep 1000 <&- >&- 2>&- & echo listening on $!; exec sleep 1000";
+        command.args(["-c", line]).process_group(0);
+        let serving = match Serving::start("sh", command, &interrupt) {
+            Ok(serving) => serving,
+            Err(stop) => panic!("{stop:?}"),
+        };
+        let left_behind = serving.address.clone();
+        drop(serving);
+        let gone = || {
+            let stat = std::fs::read_to_string(format!("/proc/{left_behind}/stat"));
+            // Where nobody collects it, it stays as a zombie.
+            Ok(stat
+                .map_or(true, |stat| stat.contains(") Z "))
+                .then_some(()))
+        };
+        let gone = interrupt.wait_for(Duration::from_secs(20), gone);
+        assert!(matches!(gone, Ok(Some(()))), "{gone:?}");
     }
 
     #[test]

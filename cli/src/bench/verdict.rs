@@ -89,7 +89,11 @@ impl Comparison {
         let too_busy = !enough && rounds.len() >= FEWEST_ROUNDS;
         let counted = if enough { calm } else { rounds };
         let ratio = |(a, b): &(&Run, &Run)| Some(a.values.get(&metric)? / b.values.get(&metric)?);
-        let ratios = counted.iter().map(ratio).collect::<Option<Vec<_>>>()?;
+        let ratios: Vec<f64> = counted
+            .iter()
+            .filter_map(ratio)
+            .filter(|r| r.is_finite())
+            .collect();
         let ratio = Summary::of(&ratios)?;
         Some(Self::new(
             name.to_owned(),
@@ -319,6 +323,15 @@ mod tests {
         assert_eq!(at(0.7, Goal::AtMost(0.62)), Some(GoalVerdict::Missed));
         assert_eq!(at(1.1, Goal::AtLeast(1.0)), Some(GoalVerdict::Met));
         assert_eq!(at(0.9, Goal::AtLeast(1.0)), Some(GoalVerdict::Missed));
+    }
+
+    #[test]
+    fn a_round_in_which_the_baseline_has_nothing_does_not_count() {
+        let mut baseline = runs(&EVEN);
+        baseline[3].values.insert(Metric::CpuUsPerMessage, 0.0);
+        let comparison = compare(&scaled(0.5), &baseline, None);
+        assert_eq!(comparison.ratios.len(), 7);
+        assert_eq!(comparison.verdict, Verdict::Better);
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub fn run(bench: &Bench, server: &Server, work: Work, retries: &mut usize) -> R
             Some(_) => *retries -= 1,
             None if tries >= TRIES => {
                 return Err(
-                    Failure::new(&server.name, "nothing came back, however often tried").into(),
+                    Failure::new(&server.name, "nothing came back, however often tried: other work has the cores (--nice -20 as root, or later)").into(),
                 );
             }
             None => {}
@@ -168,11 +168,12 @@ fn generate(
 fn figures(report: &Report, load: &Load) -> Option<Run> {
     let server = report.watched_cpu?;
     let own = report.own_cpu?;
+    let us_per_message = server.us_per_message.filter(|us| *us > 0.0)?;
     let latency = &report.latency_us;
     let spinning_load = report.open_loop.is_some() && load.kind == Kind::Echo;
     Some(Run {
         values: BTreeMap::from([
-            (Metric::CpuUsPerMessage, server.us_per_message?),
+            (Metric::CpuUsPerMessage, us_per_message),
             (Metric::MessagesPerSecond, report.messages_per_second),
             (Metric::P50Us, latency.p50),
             (Metric::P99Us, latency.p99),
