@@ -135,6 +135,8 @@ struct Inner {
     finishing: Cell<bool>,
     /// Sides that may still have received something.
     quieting: Cell<u8>,
+    /// A deadline that was set while it ended already, and is not passed on yet.
+    hastened: Cell<Option<Duration>>,
     /// Bufferevents that are not freed yet.
     open: Cell<u8>,
     /// When a byte moved last, in the driver's time.
@@ -180,6 +182,7 @@ pub fn relay(a: &BufferEvent, b: &BufferEvent, options: RelayOptions) -> Result<
         end: Cell::new(None),
         finishing: Cell::new(false),
         quieting: Cell::new(0),
+        hastened: Cell::new(None),
         open: Cell::new(2),
         moved_at: Cell::new(base.now()),
         timer: RefCell::new(None),
@@ -192,7 +195,8 @@ pub fn relay(a: &BufferEvent, b: &BufferEvent, options: RelayOptions) -> Result<
         })?;
         bev.set_watermarks(Interest::WRITE, options.low, 0)?;
         bev.set_watermarks(Interest::READ, 0, 0)?;
-        bev.set_receive_bound(options.high.min(ARM_BYTES));
+        // No bound is not what a mark of nothing means.
+        bev.set_receive_bound(options.high.clamp(1, ARM_BYTES));
     }
     inner.watch_idle(&base)?;
     // What was received before goes first.
@@ -282,8 +286,14 @@ impl Inner {
         self.touch();
         let source = side.other();
         let direction = self.from(source);
-        if self.bev(side).output().is_empty() {
+        let left = self.bev(side).output().len();
+        if left == 0 {
             self.bev(source).set_backlogged(false);
+        }
+        // The write callback's mark is the low one. Where that is too much, another send is still to end.
+        let high = self.high_mark(self.bev(source));
+        if high < self.options.high && left > self.options.low.min(high / 2) {
+            return;
         }
         if direction.paused.replace(false) && !direction.done.get() && !self.finishing.get() {
             let _freed = self.bev(source).enable(Interest::READ);
@@ -345,6 +355,7 @@ impl Inner {
     /// Ends the relay: what both sides have received is passed on and sent, then they are freed.
     fn finish(self: &Rc<Self>, end: RelayEnd, deadline: Option<Duration>) {
         if self.finishing.replace(true) {
+            self.hasten(deadline);
             return;
         }
         // A failure that came first is the reason, not what followed from it.
@@ -363,12 +374,32 @@ impl Inner {
         }
     }
 
+    /// It ends already, but perhaps not soon enough.
+    fn hasten(&self, deadline: Option<Duration>) {
+        let Some(deadline) = deadline else { return };
+        if self.quieting.get() != 0 {
+            let earlier = self
+                .hastened
+                .get()
+                .map_or(deadline, |had| had.min(deadline));
+            self.hastened.set(Some(earlier));
+            return;
+        }
+        for side in [RelaySide::A, RelaySide::B] {
+            self.bev(side).hasten_close(deadline);
+        }
+    }
+
     /// One more side receives nothing any more. Once both do, they send what they have.
     fn quiet(self: &Rc<Self>, deadline: Option<Duration>) {
         self.quieting.set(self.quieting.get().saturating_sub(1));
         if self.quieting.get() != 0 {
             return;
         }
+        let deadline = match (deadline, self.hastened.get()) {
+            (Some(first), Some(second)) => Some(first.min(second)),
+            (first, second) => first.or(second),
+        };
         for side in [RelaySide::A, RelaySide::B] {
             let relay = self.clone();
             let bev = self.bev(side);

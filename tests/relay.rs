@@ -202,9 +202,6 @@ fn many_peers_that_never_read_leave_slots_to_the_others() {
     });
     base.run().unwrap();
     let (live, all) = (base.slots_live(), ARENA / (16 << 10));
-    eprintln!("{live} {all}");
-    eprintln!("{live} {all}");
-    eprintln!("{live} {all}");
     assert!(live < all * 15 / 16, "{live} of {all} slots are taken");
     drop(peers.join().unwrap());
 }

@@ -88,6 +88,10 @@ pub struct ServerArgs {
     /// The most memory that received data may take, for each thread; readers wait when it is spent
     #[arg(long, value_name = "BYTES", value_parser = parse_memory, default_value = "256M")]
     pub memory: usize,
+    /// How much one receive takes at most, a power of two from 4k to 1M. Bulk streams are cheaper with
+    /// 64k, where a small message then holds as much while it waits
+    #[arg(long, value_name = "BYTES", value_parser = parse_slot, default_value = "16k")]
+    pub slot: usize,
     /// Connections to serve at once; more wait (0: no limit; without it what the limit of open
     /// files allows)
     #[arg(long, value_name = "N")]
@@ -242,6 +246,16 @@ fn parse_high(text: &str) -> Result<usize, String> {
 /// The arena grows by so much at a time.
 const MEMORY_MIN_BYTES: usize = 2 << 20;
 
+/// The smallest slot the library takes, and the largest of which a window is still a window.
+const SLOT_BYTES: std::ops::RangeInclusive<usize> = 4096..=1 << 20;
+
+fn parse_slot(text: &str) -> Result<usize, String> {
+    match parse_bytes(text)? {
+        n if n.is_power_of_two() && SLOT_BYTES.contains(&n) => Ok(n),
+        _ => Err("expected a power of two from 4096 bytes to 1 MiB".to_owned()),
+    }
+}
+
 /// More than any machine of today has for it.
 const MEMORY_MAX_BYTES: usize = 1 << 40;
 
@@ -312,6 +326,7 @@ mod tests {
         assert_eq!(args.listen.to_string(), "127.0.0.1:7000");
         assert_eq!(args.upstream, None);
         assert_eq!(args.high, 1024 * 1024);
+        assert_eq!(args.server.slot, 16 * 1024);
         assert_eq!(args.server.grace, Duration::from_secs(5));
         assert_eq!(args.server.spin, Spin::Never);
         assert_eq!(args.server.threads, 1);
@@ -332,6 +347,7 @@ mod tests {
             &["proxy", "--listen", "localhost"],
             &["proxy", "--threads", "0"],
             &["proxy", "--high", "1"],
+            &["proxy", "--slot", "20000"],
             &["proxy", "--grace", "-1"],
             &["proxy", "--limit-read", "10X"],
             &["proxy", "--limit-read", "10MiB:1KiB"],

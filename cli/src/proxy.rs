@@ -82,6 +82,7 @@ fn start_echo(args: &ProxyArgs, notices: Notices) -> Result<Spawned, Failure> {
         spin: args.server.spin.into(),
         capacity: Capacity::UNLIMITED,
         memory: args.server.memory,
+        slot: args.server.slot,
         sample: None,
         notices: notices.clone(),
     };

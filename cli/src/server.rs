@@ -55,6 +55,7 @@ impl Server {
             spin: self.args.spin.into(),
             capacity: self.capacity(threads),
             memory: self.args.memory,
+            slot: self.args.slot,
             sample: samples.get(index).cloned(),
             notices: self.notices.clone(),
         };

@@ -32,6 +32,8 @@ pub struct Plan {
     pub capacity: Capacity,
     /// The most memory that received data may take, in bytes.
     pub memory: usize,
+    /// Bytes of a receive slot.
+    pub slot: usize,
     /// Where to leave what the live line shows.
     pub sample: Option<SharedSample>,
     /// Where to report.
@@ -87,6 +89,16 @@ pub struct Spawned {
     thread: JoinHandle<Result<Outcome, Failure>>,
 }
 
+/// What the kernel holds to receive into, in all: more than that no longer stays in the cache.
+const WINDOW_BYTES: usize = 2 << 20;
+
+/// How many slots of that size it holds; as many as the library would, where they are small.
+fn window_of(slot: usize) -> u16 {
+    u16::try_from(WINDOW_BYTES / slot)
+        .unwrap_or(u16::MAX)
+        .clamp(8, 128)
+}
+
 /// How long past the grace a worker waits for its service before it closes what is left.
 const GRACE_MARGIN: Duration = Duration::from_millis(500);
 
@@ -126,6 +138,8 @@ impl Worker {
         let base = EventBase::builder()
             .spin(plan.spin)
             .max_buffer_bytes(plan.memory)
+            .slot_size(plan.slot)
+            .window(window_of(plan.slot))
             .build()
             .map_err(|error| Failure::line(error.to_string()))?;
         let service = make(&base);

@@ -85,6 +85,20 @@ impl Inner {
         self.conclude(previous, 0);
     }
 
+    /// A close that is under way ends within so long, at the latest.
+    pub(super) fn hasten_closing(self: &Rc<Self>, base: &EventBase, within: Duration) {
+        let latest = deadline_of(base, Some(within));
+        if let Some(closing) = self.closing.borrow_mut().as_deref_mut() {
+            match closing {
+                Closing::Quieting(_) => {}
+                Closing::Flushing { deadline, .. } | Closing::Lingering { deadline, .. } => {
+                    *deadline = latest.min(*deadline);
+                }
+            }
+        }
+        self.sync(base);
+    }
+
     /// Tells a close that does not go its own way to the end what became of it.
     pub(super) fn conclude(self: &Rc<Self>, closing: Option<Box<Closing>>, unsent: usize) {
         match closing.map(|closing| *closing) {
@@ -101,8 +115,7 @@ impl Inner {
         report: Report,
     ) {
         let now = base.now();
-        let after = deadline.map(|d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX));
-        let deadline = after.map_or(u64::MAX, |after| now.saturating_add(after));
+        let deadline = deadline_of(base, deadline);
         let flushing = Closing::Flushing { deadline, report };
         let previous = self.closing.replace(Some(Box::new(flushing)));
         self.replace_handler(None, Handles::ALL);
@@ -216,4 +229,10 @@ impl Inner {
             closing.end(end);
         }
     }
+}
+
+/// When so much time has passed, in the driver's time; `u64::MAX` for no limit.
+fn deadline_of(base: &EventBase, within: Option<Duration>) -> u64 {
+    let after = within.map(|d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX));
+    after.map_or(u64::MAX, |after| base.now().saturating_add(after))
 }

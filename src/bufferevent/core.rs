@@ -3,7 +3,7 @@
 //! What happened comes in through `handle_*`, what the user wants through commands, each with
 //! the buffer's length and the time where they matter. What is to be done is asked for:
 //! `wants_*` says whether an operation should be in flight, `deadline` when to look at the
-//! time again, `take` which callbacks are due. Every flavour drives the same machine.
+//! time again, `take_after` which callbacks are due. Every flavour drives the same machine.
 
 use super::types::{Events, Options};
 use crate::event_base::Interest;

@@ -353,7 +353,13 @@ impl Limits {
             }
             // No more than its part of what all of them may hold, or few would find room.
             (true, false) => match self.idle_bytes(base) {
-                0 => Launch::AwaitReadable,
+                0 => {
+                    // It asks for nothing: what it holds goes to others, and it waits for none.
+                    self.limiter.stop(Direction::Read);
+                    let gate = self.gate(Direction::Read);
+                    (gate.closed_until, gate.suspended) = (0, false);
+                    Launch::AwaitReadable
+                }
                 bytes => self.launch(base, Direction::Read, Demand::idle(bytes.min(wanted))),
             },
         };

@@ -475,6 +475,16 @@ impl BufferEvent {
         }))
     }
 
+    /// Ends a close that is under way within so long, at the latest.
+    pub(crate) fn hasten_close(&self, within: Duration) {
+        if let Ok(base) = self.live() {
+            self.0.hasten_closing(&base, within);
+        }
+        if let Some(under) = self.underlying() {
+            under.hasten_close(within);
+        }
+    }
+
     /// Says that what it received is still waiting to be sent somewhere: it gets no slot out of turn.
     pub(crate) fn set_backlogged(&self, backlogged: bool) {
         self.0.socket.set_backlogged(backlogged);

@@ -10,6 +10,7 @@ use super::source::Source;
 use super::{Base, EventBase};
 use crate::driver::{Completion, Op, OpId};
 use crate::error::Error;
+use crate::sys::Errno;
 
 bitflags! {
     /// Directions of a descriptor or a bufferevent (`EV_READ`, `EV_WRITE`).
@@ -133,6 +134,14 @@ impl Inner {
     }
 }
 
+/// Whether a watch that ended with this error can be begun again.
+fn passes(errno: Errno) -> bool {
+    matches!(
+        errno.raw(),
+        libc::ENOMEM | libc::EAGAIN | libc::EINTR | libc::ECANCELED
+    )
+}
+
 impl Source for Inner {
     fn completed(self: Rc<Self>, base: &EventBase, completion: Completion) {
         if !completion.more {
@@ -149,12 +158,19 @@ impl Source for Inner {
                     ready.set(Interest::WRITE, events & POLLOUT != 0);
                     ready
                 }
-                Err(_) => {
-                    dead = !completion.more;
-                    self.interest
+                Err(errno) => {
+                    dead = !completion.more && !passes(errno);
+                    match dead {
+                        true => self.interest,
+                        false => Interest::empty(),
+                    }
                 }
             };
-            let callback = self.callback.borrow_mut().take();
+            // What passes (no memory at this moment) tells nothing about the descriptor.
+            let callback = match ready.is_empty() {
+                true => None,
+                false => self.callback.borrow_mut().take(),
+            };
             if let Some(mut callback) = callback {
                 callback(&FdEvent(self.clone()), ready);
                 if !self.cancelled.get() {

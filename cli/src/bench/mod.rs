@@ -2,8 +2,8 @@
 //!
 //! Server and load generator run on a core each (a proxy's upstream on the load generator's). Only
 //! the ratios of runs in the same round are compared, and a difference that the rounds do not agree
-//! on is not called one. Everything is on the loopback, every run is bounded in time, every byte
-//! that comes back is checked.
+//! on is not called one. Everything is on the loopback, every run of a
+//! server is bounded in time, every byte that comes back is checked.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

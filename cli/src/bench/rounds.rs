@@ -106,7 +106,7 @@ pub fn run(bench: &Bench, planned: &Planned, progress: &mut Progress) -> Result<
         order.reverse();
     }
     let mut result = result(bench, planned, runs);
-    count_syscalls(bench, planned, &mut result)?;
+    count_syscalls(bench, planned, &mut result);
     Ok(result)
 }
 
@@ -121,13 +121,13 @@ fn rounds_of(bench: &Bench, planned: &Planned) -> usize {
 }
 
 /// Counts the system calls for a message, where it says something and can be done.
-fn count_syscalls(bench: &Bench, planned: &Planned, result: &mut CaseResult) -> Result<(), Stop> {
+fn count_syscalls(bench: &Bench, planned: &Planned, result: &mut CaseResult) {
     let Some(counter) = bench
         .counter
         .as_ref()
         .filter(|_| planned.case.against.is_none())
     else {
-        return Ok(());
+        return;
     };
     for (contender, figures) in planned.contenders.iter().zip(&mut result.contenders) {
         if let Work::Load(load) = contender.work
@@ -137,8 +137,15 @@ fn count_syscalls(bench: &Bench, planned: &Planned, result: &mut CaseResult) -> 
                 "{}: system calls of {}",
                 planned.case.name, contender.name
             ));
-            let calls = work::syscalls(bench, &contender.server, &load, counter)?;
-            figures.add(Metric::SyscallsPerMessage, calls);
+            match work::syscalls(bench, &contender.server, &load, counter) {
+                Ok(calls) => figures.add(Metric::SyscallsPerMessage, calls),
+                // What was measured stays; the next case finds the interrupt as well.
+                Err(Stop::Interrupted) => break,
+                Err(Stop::Failed(failure)) => bench.console.note(&format!(
+                    "{}: the system calls of {} were not counted: {failure}",
+                    planned.case.name, contender.name
+                )),
+            }
         }
     }
     let subject = &result.contenders[0];
@@ -150,7 +157,6 @@ fn count_syscalls(bench: &Bench, planned: &Planned, result: &mut CaseResult) -> 
             })
             .collect();
     }
-    Ok(())
 }
 
 fn result(bench: &Bench, planned: &Planned, runs: Vec<Vec<Run>>) -> CaseResult {

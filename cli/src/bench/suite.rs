@@ -57,6 +57,7 @@ const ECHO: Load = Load {
     size: 64,
     connections: 64,
     spin: false,
+    load_spins: false,
 };
 
 const PROXY: Load = Load {
@@ -172,6 +173,15 @@ pub fn cases() -> Vec<Case> {
             ..load("echo-scaling", echo(MANY), &[("evring × 64", AtMost(1.35))])
         },
         ping_pong("echo-pingpong", ECHO, &[("libevent", AtMost(0.33))]),
+        // Only an echo leaves the load generator a core to itself.
+        ping_pong(
+            "echo-pingpong-both",
+            Load {
+                load_spins: true,
+                ..ECHO
+            },
+            &[("libevent", AtMost(0.33))],
+        ),
         load(
             "proxy-64",
             PROXY,

@@ -145,10 +145,11 @@ fn generate(
     option("--watch-pid", serving.pid().to_string());
     if let Some(rate) = bench.settings.rate {
         option("--rate", rate.to_string());
-        if load.kind == Kind::Echo {
-            // A sleeper is woken late; it has its core to itself.
-            command.push("--spin".to_owned());
-        }
+    }
+    // A sleeper would be woken late for what is due.
+    let on_time = bench.settings.rate.is_some() && load.kind == Kind::Echo;
+    if load.load_spins || on_time {
+        command.push("--spin".to_owned());
     }
     let command = bench.launcher.command(bench.cores.load, &command);
     let limit = seconds + warm_up + LOAD_GRACE;
@@ -170,7 +171,7 @@ fn figures(report: &Report, load: &Load) -> Option<Run> {
     let own = report.own_cpu?;
     let us_per_message = server.us_per_message.filter(|us| *us > 0.0)?;
     let latency = &report.latency_us;
-    let spinning_load = report.open_loop.is_some() && load.kind == Kind::Echo;
+    let spinning_load = load.load_spins || report.open_loop.is_some() && load.kind == Kind::Echo;
     Some(Run {
         values: BTreeMap::from([
             (Metric::CpuUsPerMessage, us_per_message),
@@ -338,6 +339,8 @@ fn served<T: Send>(
         .map_err(|error| Failure::new(format!("{}: {}", server.name, serving.address), error))?;
     let pid = serving.pid();
     let found = on_core(bench, || measure(address, pid));
+    // A signal makes system calls fail: not the server's fault.
+    bench.interrupt.check()?;
     serving.check()?;
     let found = found.map_err(|failure| Failure::new(&server.name, failure))?;
     serving.stop(&bench.interrupt)?;

@@ -29,8 +29,10 @@ pub struct Load {
     pub kind: Kind,
     pub size: usize,
     pub connections: u32,
-    /// Whether servers that can spin do; the load generator sleeps.
+    /// Whether servers that can spin do.
     pub spin: bool,
+    /// Whether the load generator does: how long it takes to be woken is then no part of a latency.
+    pub load_spins: bool,
 }
 
 /// What a server is.
@@ -149,7 +151,11 @@ impl Load {
             LARGE => "16 KiB".to_owned(),
             size => format!("{size} B"),
         };
-        let spin = if self.spin { ", spinning" } else { "" };
+        let spin = match (self.spin, self.load_spins) {
+            (true, true) => ", spinning at both ends",
+            (true, false) => ", spinning",
+            (false, _) => "",
+        };
         let how = match rate {
             None => "closed loop".to_owned(),
             Some(rate) => format!(
@@ -172,6 +178,7 @@ mod tests {
             size: 64,
             connections: 9000,
             spin: false,
+            load_spins: false,
         });
         assert_eq!(
             many.title(None),
@@ -180,6 +187,7 @@ mod tests {
         let spinning = Work::Load(Load {
             connections: 1,
             spin: true,
+            load_spins: false,
             size: LARGE,
             kind: Kind::Proxy,
         });
