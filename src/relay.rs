@@ -34,8 +34,7 @@ pub struct RelayOptions {
 }
 
 impl Default for RelayOptions {
-    /// 1 MiB and 512 KiB a direction, no time-out. With 256 KiB a bulk stream took half as much processor time again: it
-    /// stopped and went.
+    /// 1 MiB and 512 KiB a direction, no time-out. A peer that takes a stream as fast as it comes stops and goes with less.
     fn default() -> Self {
         RelayOptions {
             high: 1 << 20,

@@ -109,12 +109,25 @@ fn half_close_is_carried_through() {
     assert_clean(&base);
 }
 
+/// What is written to one end arrives at the other; gives the first one back.
+fn passes(mut left: TcpStream, right: &mut TcpStream, sent: Vec<u8>) -> TcpStream {
+    let out = sent.clone();
+    let writing = thread::spawn(move || {
+        left.write_all(&out).unwrap();
+        left
+    });
+    let mut got = vec![0; sent.len()];
+    right.read_exact(&mut got).unwrap();
+    assert!(got == sent);
+    writing.join().unwrap()
+}
+
 #[test]
 fn a_peer_that_never_reads_bounds_memory_and_holds_nobody_else_up() {
     let base = EventBase::new().unwrap();
     const HIGH: usize = 64 << 10;
     let (stuffing, stuck, _relay, _report) = joined(&base, RelayOptions::default().high(HIGH));
-    let (mut left, mut right, _other, _) = joined(&base, RelayOptions::default());
+    let (left, mut right, _other, _) = joined(&base, RelayOptions::default());
     stuffing.set_nonblocking(true).unwrap();
     let remote = base.remote().unwrap();
     let peers = thread::spawn(move || {
@@ -132,16 +145,8 @@ fn a_peer_that_never_reads_bounds_memory_and_holds_nobody_else_up() {
                 }
             }
         }
-        let sent = noise(3, 1 << 20);
-        let out = sent.clone();
-        let writing = thread::spawn(move || {
-            left.write_all(&out).unwrap();
-            left
-        });
-        let mut got = vec![0; sent.len()];
-        right.read_exact(&mut got).unwrap();
-        assert!(got == sent);
-        let keep = (stuffing, stuck, writing.join().unwrap(), right);
+        let left = passes(left, &mut right, noise(3, 1 << 20));
+        let keep = (stuffing, stuck, left, right);
         remote.stop().unwrap();
         keep
     });
@@ -166,7 +171,7 @@ fn many_peers_that_never_read_leave_slots_to_the_others() {
     let stuck: Vec<_> = (0..STUCK)
         .map(|_| joined(&base, RelayOptions::default()))
         .collect();
-    let (mut left, mut right, _relay, _) = joined(&base, RelayOptions::default());
+    let (left, mut right, _relay, _) = joined(&base, RelayOptions::default());
     let remote = base.remote().unwrap();
     let (mut peers, _relays): (Vec<_>, Vec<_>) = stuck
         .into_iter()
@@ -187,16 +192,8 @@ fn many_peers_that_never_read_leave_slots_to_the_others() {
             full = if moved { 0 } else { full + 1 };
             thread::sleep(Duration::from_millis(1));
         }
-        let sent = noise(5, 4 << 20);
-        let out = sent.clone();
-        let writing = thread::spawn(move || {
-            left.write_all(&out).unwrap();
-            left
-        });
-        let mut got = vec![0; sent.len()];
-        right.read_exact(&mut got).unwrap();
-        assert!(got == sent);
-        let keep = (peers, writing.join().unwrap(), right);
+        let left = passes(left, &mut right, noise(5, 4 << 20));
+        let keep = (peers, left, right);
         remote.stop().unwrap();
         keep
     });

@@ -493,6 +493,22 @@ impl Inner {
         let Some(slot) = base.with_driver(|driver| driver.arena().take_reserve()) else {
             return Feeding::Dry;
         };
+        self.launch_into_slot(base, Feeding::Fed, |fd, max_len| Op::RecvSlot {
+            fd,
+            slot,
+            max_len,
+            poll_first: false,
+        })
+    }
+
+    /// Begins a receive into a slot of its own, bounded as the gate says; `fed` if it began.
+    fn launch_into_slot(
+        self: &Rc<Self>,
+        base: &EventBase,
+        fed: Feeding,
+        op: impl FnOnce(i32, u32) -> Op,
+    ) -> Feeding {
+        let socket = &self.socket;
         let single = socket.max_single_read.get();
         let bytes = match self.gate_receive(base, false, single) {
             Receive::Launch { bytes, .. } => bytes,
@@ -504,21 +520,14 @@ impl Inner {
                 return Feeding::Left;
             }
         };
-        let op = Op::RecvSlot {
-            fd: socket.fd.get(),
-            slot,
-            max_len: bytes,
-            poll_first: false,
-        };
-        let op = socket.push(base, self.token.get(), op);
+        let op = socket.push(base, self.token.get(), op(socket.fd.get(), bytes));
         socket.receive.set(Some(op));
-        Feeding::Fed
+        fed
     }
 
     /// As [`receive_again`](Self::receive_again) for a pipe or a terminal, which can not receive into the window: it reads
     /// into a slot that the window left, or into the reserved one.
     fn read_again(self: &Rc<Self>, base: &EventBase) -> Feeding {
-        let socket = &self.socket;
         if self.input_len() != 0 {
             return Feeding::Passed;
         }
@@ -529,23 +538,11 @@ impl Inner {
         let Some(slot) = slot else {
             return Feeding::Passed;
         };
-        let single = socket.max_single_read.get();
-        let bytes = match self.gate_receive(base, false, single) {
-            Receive::Launch { bytes, .. } => bytes,
-            Receive::Wait => return Feeding::Passed,
-            Receive::AwaitReadable => {
-                self.mark_dirty(base);
-                return Feeding::Left;
-            }
-        };
-        let op = Op::Read {
-            fd: socket.fd.get(),
+        self.launch_into_slot(base, Feeding::Left, |fd, max_len| Op::Read {
+            fd,
             slot,
-            max_len: bytes,
-        };
-        let op = socket.push(base, self.token.get(), op);
-        socket.receive.set(Some(op));
-        Feeding::Left
+            max_len,
+        })
     }
 
     fn received(self: &Rc<Self>, base: &EventBase, completion: Completion) {
