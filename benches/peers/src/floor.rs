@@ -15,8 +15,9 @@ use io_uring::types::CancelBuilder;
 use io_uring::{cqueue, opcode, types};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::ring::{Ring, Window, multishot_recv, set_up};
+use crate::ring::{Ring, multishot_recv, set_up};
 use crate::server::set_nodelay;
+use crate::window::Window;
 
 /// Pieces of one gathered send; the kernel takes 1024, beyond this there is nothing left to save.
 const MAX_GATHER: usize = 64;

@@ -17,3 +17,4 @@ pub mod epoll;
 pub mod floor;
 pub mod ring;
 pub mod server;
+pub mod window;
