@@ -4,37 +4,29 @@
 //! received, gathered when there are several. One `enter` a turn submits, waits and reaps. Half-close is carried
 //! through. There is nothing else: no timeouts, no callbacks, no high-water mark (what a peer does not read waits
 //! in slots until the pool is spent, then reading stops).
+//!
+//! It is also where a feature of the kernel is tried before evring takes it over. [`FloorArgs`] turns each of them on:
+//! registered descriptors, buffers that are filled incrementally, receives in bundles, waits for several completions.
+
+mod args;
+mod files;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
 
-use clap::Args;
-use io_uring::types::CancelBuilder;
 use io_uring::{cqueue, opcode, types};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+pub use self::args::FloorArgs;
+use self::files::Files;
 use crate::ring::{Ring, multishot_recv, set_up};
-use crate::server::set_nodelay;
-use crate::window::Window;
+use crate::server::{ServerArgs, set_nodelay};
+use crate::window::{Chunk, Filling, Window};
 
 /// Pieces of one gathered send; the kernel takes 1024, beyond this there is nothing left to save.
 const MAX_GATHER: usize = 64;
-
-/// The knobs of the floor.
-#[derive(Debug, Clone, Args)]
-pub struct FloorArgs {
-    /// Never sleep: ask the kernel again and again
-    #[arg(long)]
-    pub spin: bool,
-    /// Size of a receive slot
-    #[arg(long, value_name = "BYTES", default_value_t = 16 * 1024)]
-    pub slot: u32,
-    /// Slots that the kernel is offered at a time
-    #[arg(long, value_name = "N", default_value_t = 128)]
-    pub window: u16,
-}
 
 /// Where received bytes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,20 +37,30 @@ pub enum Route {
     Proxy(SocketAddr),
 }
 
-/// Serves until the process is told to go.
+/// Serves until the process is told to go. It listens only once the kernel has granted what was asked for.
 ///
 /// # Errors
 ///
-/// The ring could not be set up, or accepting failed (a bare loop has no way to go on from that).
-pub fn serve(listener: &TcpListener, route: Route, args: &FloorArgs) -> io::Result<()> {
+/// The options do not go together, the kernel lacks one, the ring could not be set up, or accepting failed (a bare loop
+/// has no way to go on from that).
+pub fn serve(server: &ServerArgs, route: Route, args: &FloorArgs) -> io::Result<()> {
+    let mut uring = set_up()?;
+    args.check(uring.params())?;
+    let ring = Ring::new(&mut uring, args.batch())?;
+    let window = Window::new(&ring, args.slot, args.window, args.filling())?;
+    let files = if args.registered_files {
+        Files::register(ring.submitter())?
+    } else {
+        Files::NONE
+    };
+    let listener = server.start()?;
     // The ring waits by itself; a nonblocking listener is of no use to it.
     listener.set_nonblocking(false)?;
-    let mut uring = set_up()?;
-    let ring = Ring::new(&mut uring)?;
-    let window = Window::new(&ring, args.slot, args.window)?;
     let mut floor = Floor {
         ring,
         window,
+        filling: args.filling(),
+        files,
         route,
         upstream: match route {
             Route::Echo => None,
@@ -103,14 +105,6 @@ impl Kind {
         };
         (kind, (user_data & u64::from(u32::MAX)) as usize)
     }
-}
-
-/// Received bytes, where they lie.
-#[derive(Debug, Clone, Copy)]
-struct Chunk {
-    slot: u16,
-    start: u32,
-    len: u32,
 }
 
 /// One socket. Ends come in pairs (2k, 2k + 1): client and upstream; an echo uses only the first and is its own other.
@@ -159,6 +153,8 @@ impl End {
 struct Floor<'a> {
     ring: Ring<'a>,
     window: Window,
+    filling: Filling,
+    files: Files,
     route: Route,
     upstream: Option<Box<SockAddr>>,
     listen_fd: RawFd,
@@ -226,6 +222,8 @@ impl Floor<'_> {
         });
         self.ends[client].fd = cqe.result();
         set_nodelay(cqe.result());
+        self.files
+            .add(self.ring.submitter(), client, cqe.result())?;
         match self.route {
             Route::Echo => self.recv(client)?,
             Route::Proxy(addr) => self.connect(client ^ 1, addr)?,
@@ -240,11 +238,14 @@ impl Floor<'_> {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
         let fd = socket.into_raw_fd();
         set_nodelay(fd);
+        self.files.add(self.ring.submitter(), end, fd)?;
         self.ends[end].fd = fd;
         self.ends[end].ops += 1;
+        let (fd, fixed) = self.files.target(end, fd);
         let to = self.upstream.as_ref().expect("a proxy has an upstream");
-        let entry = opcode::Connect::new(types::Fd(fd), to.as_ptr().cast(), to.len())
+        let entry = opcode::Connect::new(fd, to.as_ptr().cast(), to.len())
             .build()
+            .flags(fixed)
             .user_data(Kind::Connect.of(end));
         // SAFETY: the address is boxed and lives as long as the loop.
         unsafe { self.ring.push(&entry) }
@@ -265,7 +266,10 @@ impl Floor<'_> {
             return Ok(());
         }
         self.ends[end].ops += 1;
-        let entry = multishot_recv(self.ends[end].fd).user_data(Kind::Recv.of(end));
+        let (fd, fixed) = self.files.target(end, self.ends[end].fd);
+        let entry = multishot_recv(fd, self.filling)
+            .flags(fixed)
+            .user_data(Kind::Recv.of(end));
         // SAFETY: the entry points to nothing; the slots it draws are the window's, which is never unmapped.
         unsafe { self.ring.push(&entry) }
     }
@@ -277,17 +281,17 @@ impl Floor<'_> {
         }
         let result = cqe.result();
         if let Some(slot) = cqueue::buffer_select(cqe.flags()) {
-            self.window.taken();
+            let goes_on = cqueue::buffer_more(cqe.flags());
             let other = self.other(end);
-            if result > 0 && !self.ends[other].shut {
-                self.ends[other].queue.push_back(Chunk {
-                    slot,
-                    start: 0,
-                    len: result as u32,
-                });
+            let to = &mut self.ends[other];
+            self.window
+                .taken(slot, result.max(0) as u32, goes_on, &mut to.queue);
+            if to.shut {
+                for chunk in to.queue.drain(..) {
+                    self.window.put_back(chunk.slot);
+                }
+            } else if result > 0 {
                 self.list(other);
-            } else {
-                self.window.put_back(slot);
             }
         }
         match result {
@@ -319,8 +323,7 @@ impl Floor<'_> {
                 // SAFETY: no memory is involved; a socket that is no longer connected is only an error.
                 unsafe { libc::shutdown(end.fd, libc::SHUT_WR) };
             }
-            self.close_if_over(at);
-            return Ok(());
+            return self.close_if_over(at);
         }
         let count = end.queue.len().min(MAX_GATHER);
         end.flight.extend(end.queue.drain(..count));
@@ -330,11 +333,12 @@ impl Floor<'_> {
     fn send_flight(&mut self, at: usize) -> io::Result<()> {
         let end = &mut self.ends[at];
         let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        let (fd, fixed) = self.files.target(at, end.fd);
         // SAFETY: a chunk lies within its slot.
         let start =
             |chunk: &Chunk| unsafe { self.window.slot(chunk.slot).add(chunk.start as usize) };
         let entry = if let [chunk] = end.flight.as_slice() {
-            opcode::Send::new(types::Fd(end.fd), start(chunk), chunk.len)
+            opcode::Send::new(fd, start(chunk), chunk.len)
                 .flags(flags)
                 .build()
         } else {
@@ -348,14 +352,17 @@ impl Floor<'_> {
             }
             gather.header.msg_iov = gather.iovecs.as_mut_ptr();
             gather.header.msg_iovlen = end.flight.len() as _;
-            opcode::SendMsg::new(types::Fd(end.fd), &raw const gather.header)
+            opcode::SendMsg::new(fd, &raw const gather.header)
                 .flags(flags as u32)
                 .build()
         };
         end.ops += 1;
         // SAFETY: the slots in flight go back to the pool, and the boxed header is touched again, only after this
         // send's completion.
-        unsafe { self.ring.push(&entry.user_data(Kind::Send.of(at))) }
+        unsafe {
+            self.ring
+                .push(&entry.flags(fixed).user_data(Kind::Send.of(at)))
+        }
     }
 
     fn sent(&mut self, at: usize, result: i32) -> io::Result<()> {
@@ -413,7 +420,7 @@ impl Floor<'_> {
                 self.window.put_back(chunk.slot);
             }
             end.ops += 1;
-            let entry = opcode::AsyncCancel2::new(CancelBuilder::fd(types::Fd(end.fd)).all())
+            let entry = opcode::AsyncCancel2::new(self.files.cancel(at, end.fd).all())
                 .build()
                 .user_data(Kind::Cancel.of(at));
             // SAFETY: the entry points to nothing.
@@ -422,15 +429,16 @@ impl Floor<'_> {
         Ok(())
     }
 
-    fn close_if_over(&mut self, at: usize) {
+    fn close_if_over(&mut self, at: usize) -> io::Result<()> {
         let other = self.other(at);
         let over = |end: &End| end.shut && end.ops == 0;
         if self.ends[at].fd < 0 || !over(&self.ends[at]) || !over(&self.ends[other]) {
-            return;
+            return Ok(());
         }
         for at in [at, other] {
             let end = &mut self.ends[at];
             if end.fd >= 0 {
+                self.files.remove(self.ring.submitter(), at)?;
                 // SAFETY: the descriptor is this end's own and no operation on it is left.
                 unsafe { libc::close(end.fd) };
             }
@@ -441,6 +449,7 @@ impl Floor<'_> {
         }
         self.starved.retain(|starved| *starved & !1 != at & !1);
         self.free_pairs.push(at & !1);
+        Ok(())
     }
 
     fn other(&self, end: usize) -> usize {

@@ -12,6 +12,8 @@
 //! | `tokio-echo`, `tokio-proxy` | tokio's current-thread runtime |
 //! | `monoio-echo` | monoio, a runtime on io_uring |
 //! | `libevent-pair` | no server: round trips over a pair of libevent's bufferevents, in C |
+//!
+//! The floor is also where kernel features are tried before evring takes them over: see [`floor::FloorArgs`].
 
 pub mod epoll;
 pub mod floor;

@@ -61,8 +61,9 @@ pub fn set_nodelay(fd: RawFd) {
     }
 }
 
-/// Raises the soft limit of open descriptors to the hard one; where that is refused the soft one stays.
-pub fn raise_descriptor_limit() {
+/// Raises the soft limit of open descriptors to the hard one; where that is refused the soft one stays. Gives the limit
+/// that holds then.
+pub fn raise_descriptor_limit() -> u64 {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
@@ -70,10 +71,14 @@ pub fn raise_descriptor_limit() {
     // SAFETY: `limit` is a valid rlimit that both calls only read or fill.
     unsafe {
         if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 {
+            let soft = limit.rlim_cur;
             limit.rlim_cur = limit.rlim_max;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+            if libc::setrlimit(libc::RLIMIT_NOFILE, &limit) != 0 {
+                limit.rlim_cur = soft;
+            }
         }
     }
+    limit.rlim_cur
 }
 
 /// Ends the process with code 0 on SIGTERM or SIGINT, from whatever it is waiting in: a measured loop must carry

@@ -1,7 +1,5 @@
 //! Echo server on a bare io_uring loop.
 
-use std::io;
-
 use clap::Parser;
 use evring_peers::floor::{FloorArgs, Route, serve};
 use evring_peers::server::ServerArgs;
@@ -15,7 +13,10 @@ struct Args {
     floor: FloorArgs,
 }
 
-fn main() -> io::Result<()> {
+fn main() {
     let args = Args::parse();
-    serve(&args.server.start()?, Route::Echo, &args.floor)
+    if let Err(error) = serve(&args.server, Route::Echo, &args.floor) {
+        eprintln!("floor-echo: {error}");
+        std::process::exit(1);
+    }
 }

@@ -1,6 +1,5 @@
 //! TCP proxy on a bare io_uring loop.
 
-use std::io;
 use std::net::SocketAddr;
 
 use clap::Parser;
@@ -19,11 +18,10 @@ struct Args {
     floor: FloorArgs,
 }
 
-fn main() -> io::Result<()> {
+fn main() {
     let args = Args::parse();
-    serve(
-        &args.server.start()?,
-        Route::Proxy(args.upstream),
-        &args.floor,
-    )
+    if let Err(error) = serve(&args.server, Route::Proxy(args.upstream), &args.floor) {
+        eprintln!("floor-proxy: {error}");
+        std::process::exit(1);
+    }
 }
