@@ -190,6 +190,127 @@ fn floor_proxy() {
     );
 }
 
+/// What the floor can be told to try, each by itself and together, with slots of a common and of an odd size.
+const TRIALS: [&[&str]; 10] = [
+    &["--registered-files"],
+    &["--incremental"],
+    &["--incremental", "--slot", "1000", "--window", "2"],
+    &["--bundle"],
+    &["--bundle", "--slot", "1000", "--window", "3"],
+    &["--bundle", "--slot", "100", "--window", "300"],
+    &["--min-wait", "200"],
+    &["--min-wait", "50", "--min-wait-for", "3"],
+    &[
+        "--registered-files",
+        "--incremental",
+        "--min-wait",
+        "50",
+        "--slot",
+        "100000",
+    ],
+    &[
+        "--registered-files",
+        "--bundle",
+        "--min-wait",
+        "50",
+        "--slot",
+        "512",
+    ],
+];
+
+/// Many connections at once, more than the window has slots, of which a slot may hold bytes of several; and streams of
+/// several megabytes, in messages of all sizes.
+fn serves_much(server: &Server) {
+    exchange(server.addr, 300, 64, 10);
+    exchange(server.addr, 3, 4 << 20, 2);
+    thread::scope(|threads| {
+        for (connections, size, messages) in [(20, 7, 300), (4, 9001, 100), (2, 1 << 20, 3)] {
+            threads.spawn(move || exchange(server.addr, connections, size, messages));
+        }
+    });
+}
+
+#[test]
+fn floor_echo_on_trial() {
+    for arguments in TRIALS {
+        let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+        let server =
+            Server::start(env!("CARGO_BIN_EXE_floor-echo"), &arguments).expect("needs no library");
+        serves(&server);
+        serves_much(&server);
+        carries_half_close(&server);
+        survives_resets(&server);
+        server.stop();
+    }
+}
+
+#[test]
+fn floor_proxy_on_trial() {
+    let upstream = Server::start(env!("CARGO_BIN_EXE_floor-echo"), &[]).expect("needs no library");
+    for arguments in TRIALS {
+        let mut with_upstream = vec!["--upstream".to_owned(), upstream.addr.to_string()];
+        with_upstream.extend(arguments.iter().map(ToString::to_string));
+        let server = Server::start(env!("CARGO_BIN_EXE_floor-proxy"), &with_upstream)
+            .expect("needs no library");
+        serves(&server);
+        serves_much(&server);
+        carries_half_close(&server);
+        survives_resets(&server);
+        server.stop();
+    }
+    upstream.stop();
+}
+
+/// An idle connection gets its answer although nothing else makes up the wanted number, and a loop whose wait has run
+/// into its microseconds sleeps on.
+#[test]
+fn floor_waits_for_a_batch_without_turning() {
+    let arguments = ["--min-wait", "1000"].map(str::to_owned);
+    let server =
+        Server::start(env!("CARGO_BIN_EXE_floor-echo"), &arguments).expect("needs no library");
+    let mut stream = TcpStream::connect(server.addr).expect("the server listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("not zero");
+    let turns = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", server.child.id()))
+            .expect("the server runs");
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        let switches = line.expect("the kernel counts them").trim().parse::<u64>();
+        switches.expect("a number")
+    };
+    for _ in 0..3 {
+        thread::sleep(Duration::from_millis(20));
+        let before = turns();
+        thread::sleep(Duration::from_millis(100));
+        let idle = turns() - before;
+        assert!(idle < 10, "{idle} waits in 100 ms without traffic");
+        stream.write_all(&[42]).expect("the server reads");
+        let mut answer = [0];
+        stream.read_exact(&mut answer).expect("the server answers");
+        assert_eq!(answer, [42]);
+    }
+    server.stop();
+}
+
+#[test]
+fn floor_says_why_it_does_not_start() {
+    for (arguments, why) in [
+        (&["--bundle", "--incremental"][..], "leave one of them out"),
+        (&["--spin", "--min-wait", "9"], "leave one of them out"),
+        (&["--min-wait", "0"], "0 is not in 1.."),
+        (&["--min-wait-for", "9"], "--min-wait <MICROSECONDS>"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_floor-echo"))
+            .args(arguments)
+            .output()
+            .expect("the binary was built with this test");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(why), "{said}");
+        assert!(output.stdout.is_empty(), "it must not say that it listens");
+    }
+}
+
 #[test]
 fn floor_proxy_drops_clients_of_an_upstream_that_refuses() {
     // A port that was just free and has nobody listening.
