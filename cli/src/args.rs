@@ -107,6 +107,10 @@ pub struct LoadArgs {
     /// The echo server, or the proxy in front of one
     #[arg(long, value_name = "ADDR", value_parser = parse_addr)]
     pub connect: Addr,
+    /// Also be the proxy's upstream: echo what comes in on this address, in the same loop. With
+    /// --spin both then need no more than one core
+    #[arg(long, value_name = "ADDR", value_parser = parse_told_addr)]
+    pub upstream: Option<Addr>,
     /// Connections to keep open
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000), default_value = "64")]
     pub connections: u32,
@@ -228,6 +232,16 @@ fn parse_addr(text: &str) -> Result<Addr, String> {
         evring::Error::BadAddress { why, .. } => why.to_owned(),
         other => other.to_string(),
     })
+}
+
+/// Reads an address to listen on that somebody else has to be told beforehand.
+fn parse_told_addr(text: &str) -> Result<Addr, String> {
+    match parse_addr(text)? {
+        Addr::Inet(inet) if inet.port() == 0 => {
+            Err("expected a port that the proxy can be told, not 0".to_owned())
+        }
+        addr => Ok(addr),
+    }
 }
 
 /// The smallest bound on what a direction may hold: one slot's worth of progress.

@@ -56,10 +56,11 @@ impl Capacity {
     };
 }
 
-/// How many outgoing connections a process can have that may open `open_files`.
-pub fn outgoing_connections(open_files: u64) -> usize {
+/// How many outgoing connections, of `fds_each` descriptors, a process can have that may open
+/// `open_files`.
+pub fn outgoing_connections(open_files: u64, fds_each: usize) -> usize {
     let left = open_files.saturating_sub(RESERVE + PER_WORKER);
-    usize::try_from(left).unwrap_or(usize::MAX)
+    usize::try_from(left).unwrap_or(usize::MAX) / fds_each.max(1)
 }
 
 #[cfg(test)]
@@ -92,7 +93,8 @@ mod tests {
             }
         );
         assert!(Capacity::of(u64::MAX, 1, 2).connections > 1_000_000);
-        assert_eq!(outgoing_connections(3), 0);
+        assert_eq!(outgoing_connections(3, 1), 0);
+        assert_eq!(outgoing_connections(1040, 2), 500);
     }
 
     #[test]

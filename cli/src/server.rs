@@ -46,8 +46,7 @@ impl Server {
     pub fn run(&self, ready: impl FnOnce(&Addr)) -> Result<Vec<Outcome>, Failure> {
         let threads = usize::from(self.args.threads);
         let shared = threads > 1 && self.listen.is_tcp();
-        let mut claim = ListenClaim::check(&self.listen)
-            .map_err(|error| worker::cannot_listen(&self.listen, error))?;
+        let mut claim = worker::claim(&self.listen)?;
         let samples = self.samples(threads);
         let plan = |index: usize, listen: Option<Addr>| Plan {
             listen,

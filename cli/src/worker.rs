@@ -16,6 +16,7 @@ use crate::bursts::Notices;
 use crate::failure::Failure;
 use crate::gate::Gate;
 use crate::limits::Capacity;
+use crate::listen_claim::ListenClaim;
 use crate::live::{LIVE_INTERVAL, SharedSample, turn_histogram};
 use crate::service::Service;
 
@@ -365,8 +366,13 @@ impl Worker {
     }
 }
 
+/// Makes sure that nobody else listens on `addr`.
+pub fn claim(addr: &Addr) -> Result<ListenClaim, Failure> {
+    ListenClaim::check(addr).map_err(|error| cannot_listen(addr, error))
+}
+
 /// A failure to listen on `addr`.
-pub fn cannot_listen(addr: &Addr, error: impl std::fmt::Display) -> Failure {
+fn cannot_listen(addr: &Addr, error: impl std::fmt::Display) -> Failure {
     Failure::new(format!("cannot listen on {addr}"), error)
 }
 

@@ -186,6 +186,51 @@ fn a_load_runs_through_the_proxy_and_over_unix_sockets() {
 }
 
 #[test]
+fn a_load_is_the_proxys_upstream_as_well() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let socket = dir.path().join("u");
+    for upstream in [
+        format!("127.0.0.1:{}", free_port()),
+        format!("unix:{}", socket.display()),
+    ] {
+        // It connects to its upstream no sooner than a client comes.
+        let proxy = Server::proxy(&upstream, &["--stats"]);
+        let mut bytes = 0;
+        for more in [&["--spin", "--connections", "1"][..], &["--size", "16k"]] {
+            let options = ["--upstream", &upstream, "--seconds", "0.3"];
+            let (ended, report) = load(&proxy.addr, &[&options, more].concat());
+            assert_eq!(
+                (ended.code, ended.stderr.as_str()),
+                (Some(0), ""),
+                "{ended:?}"
+            );
+            assert_eq!(report["errors"], 0, "{report}");
+            assert_eq!(report["connected"], report["connections"], "{report}");
+            bytes += report["bytes"].as_u64().expect("a number");
+        }
+        let stats = proxy.stop();
+        assert_eq!(stats.stderr, "", "{stats:?}");
+        assert_eq!(stats.stat("upstream_failures"), 0);
+        assert!(stats.stat("bytes_to_clients") >= bytes && bytes > 0);
+        assert!(!socket.exists());
+    }
+}
+
+#[test]
+fn an_upstream_that_cannot_be_is_one_line() {
+    let echo = Server::echo();
+    let load = |upstream: &str| evring(&["load", "--connect", &echo.addr, "--upstream", upstream]);
+    let ended = load(&echo.addr);
+    ended.assert_one_line(1, &echo.addr);
+    for part in ["--upstream", "already in use", "choose a free address"] {
+        assert!(ended.stderr.contains(part), "'{part}' in {ended:?}");
+    }
+    load("unix:/nowhere/at/all").assert_one_line(1, "/nowhere/at/all");
+    load("127.0.0.1:0").assert_one_line(2, "a port that the proxy can be told");
+    load("localhost:7").assert_one_line(2, "--upstream");
+}
+
+#[test]
 fn nobody_there_is_an_error() {
     let addr = format!("127.0.0.1:{}", free_port());
     let ended = evring(&["load", "--connect", &addr, "--connections", "3"]);
@@ -259,12 +304,18 @@ fn a_server_that_goes_away_or_stays_silent_is_an_error() {
 
 #[test]
 fn more_connections_than_open_files_is_told_at_once() {
-    let mut command = std::process::Command::new("sh");
-    let line = format!(
-        "ulimit -n 64; exec {} load --connect 127.0.0.1:1 --connections 100",
-        common::EVRING
-    );
-    command.args(["-c", &line]);
-    let ended = common::Process::start(command).wait(common::SOON);
-    ended.assert_one_line(1, "ulimit -n");
+    let limited = |open_files: u32, more: &str| {
+        let mut command = std::process::Command::new("sh");
+        let line = format!(
+            "ulimit -n {open_files}; exec {} load --connect 127.0.0.1:1 --connections 100 {more}",
+            common::EVRING
+        );
+        command.args(["-c", &line]);
+        common::Process::start(command).wait(common::SOON)
+    };
+    limited(64, "").assert_one_line(1, "ulimit -n");
+    // Enough for one end of each.
+    limited(200, "").assert_one_line(1, "onnection refused");
+    let upstream = format!("--upstream 127.0.0.1:{}", free_port());
+    limited(200, &upstream).assert_one_line(1, "ulimit -n");
 }

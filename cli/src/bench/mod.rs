@@ -1,8 +1,8 @@
 //! `evring bench`: evring and its peers on this machine, in turns.
 //!
-//! Server and load generator run on a core each (a proxy's upstream on the load generator's). Only
-//! the ratios of runs in the same round are compared, and a difference that the rounds do not agree
-//! on is not called one. Everything is on the loopback, every run of a
+//! Server and load generator run on a core each (a proxy's upstream on the load generator's, or in
+//! it). Only the ratios of runs in the same round are compared, and a difference that the rounds do
+//! not agree on is not called one. Everything is on the loopback, every run of a
 //! server is bounded in time, every byte that comes back is checked.
 
 use std::path::{Path, PathBuf};
@@ -30,6 +30,7 @@ mod servers;
 mod statistics;
 mod suite;
 mod table;
+mod upstream;
 mod verdict;
 mod work;
 mod workload;
@@ -39,11 +40,9 @@ use interrupt::{Interrupt, Stop};
 use launch::Launcher;
 use machine::{Cores, Machine};
 use measure::syscalls::{self, Counter};
-use process::Serving;
 use result::{FORMAT, Results, Settings};
 use rounds::Progress;
-use servers::SUBJECT;
-use workload::{Kind, Work};
+use workload::Work;
 
 /// What every part of a comparison needs.
 #[derive(Debug)]
@@ -223,12 +222,5 @@ impl Bench {
             seconds.max(work.least_time()),
             scaled(self.settings.warm_up_seconds),
         )
-    }
-
-    /// The echo server behind a proxy, on the load's core.
-    fn start_upstream(&self) -> Result<Serving, Stop> {
-        let echo = servers::find(SUBJECT, Kind::Echo, Path::new("."), &self.evring);
-        let echo = echo.unwrap_or_else(|| Err(Failure::line("there is no echo server")))?;
-        echo.start_on(self, self.cores.load, None, false)
     }
 }

@@ -9,6 +9,7 @@ use super::args::BenchArgs;
 use super::interrupt::Stop;
 use super::servers::{self, SUBJECT, Server};
 use super::suite::{Case, Suite, cases};
+use super::upstream::Upstream;
 use super::work;
 use super::workload::{Kind, Work};
 use crate::failure::Failure;
@@ -157,18 +158,13 @@ fn servers_of(
 
 /// Starts a server and ends it again: what is missing on this machine shows before the rounds.
 fn try_out(bench: &Bench, server: &Server, kind: Kind) -> Result<(), Stop> {
-    let upstream = match kind {
-        Kind::Echo => None,
-        Kind::Proxy | Kind::LimitingProxy => Some(bench.start_upstream()?),
-        Kind::Pair | Kind::Buffer => return Ok(work::try_program(server, kind)?),
-    };
-    let address = upstream.as_ref().map(|upstream| upstream.address.as_str());
-    let serving = server.start(bench, address, false)?;
-    serving.stop(&bench.interrupt)?;
-    match upstream {
-        Some(upstream) => upstream.stop(&bench.interrupt),
-        None => Ok(()),
+    if let Kind::Pair | Kind::Buffer = kind {
+        return Ok(work::try_program(server, kind)?);
     }
+    let upstream = Upstream::start(bench, kind)?;
+    let serving = server.start(bench, upstream.address(), false)?;
+    serving.stop(&bench.interrupt)?;
+    upstream.stop(&bench.interrupt)
 }
 
 fn contenders(case: &Case, servers: &[Server]) -> Vec<Contender> {

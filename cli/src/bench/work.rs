@@ -18,6 +18,7 @@ use super::process::{Process, Serving};
 use super::result::Run;
 use super::servers::Server;
 use super::statistics::median;
+use super::upstream::Upstream;
 use super::workload::{IDLE_CONNECTIONS, Kind, LIMIT_RATE, LIMIT_TICK, Load, RateLimit, Work};
 use crate::failure::Failure;
 use crate::report::Report;
@@ -72,8 +73,8 @@ fn once(bench: &Bench, server: &Server, work: Work) -> Result<Option<Run>, Stop>
 
 fn message_load(bench: &Bench, server: &Server, load: &Load) -> Result<Option<Run>, Stop> {
     let times = bench.times(Work::Load(*load));
-    let report = loaded(bench, server, load, |serving| {
-        generate(bench, serving, load, times)
+    let report = loaded(bench, server, load, |target| {
+        generate(bench, target, load, times)
     })?;
     Ok(figures(&report, load))
 }
@@ -92,9 +93,9 @@ pub fn syscalls(
     // warm-up, which would be counted too.
     let seconds = bench.times(Work::Load(*load)).0.max(COUNTED_AT_LEAST);
     let times = (seconds, Duration::ZERO);
-    loaded(bench, server, load, |serving| {
-        let counted = syscalls::count(counter, serving.pid(), || {
-            Ok(generate(bench, serving, load, times))
+    loaded(bench, server, load, |target| {
+        let counted = syscalls::count(counter, target.serving.pid(), || {
+            Ok(generate(bench, target, load, times))
         });
         let (calls, report) = counted?;
         match report?.messages {
@@ -104,50 +105,54 @@ pub fn syscalls(
     })
 }
 
+/// What the load generator is given: a server, and what is behind it.
+struct Target {
+    serving: Serving,
+    upstream: Upstream,
+}
+
 /// Starts `server`, and what it needs behind it, for `work`, and ends both.
 fn loaded<T>(
     bench: &Bench,
     server: &Server,
     load: &Load,
-    work: impl FnOnce(&Serving) -> Result<T, Stop>,
+    work: impl FnOnce(&Target) -> Result<T, Stop>,
 ) -> Result<T, Stop> {
-    let upstream = match load.kind {
-        Kind::Echo => None,
-        _ => Some(bench.start_upstream()?),
-    };
-    let address = upstream.as_ref().map(|upstream| upstream.address.as_str());
-    let mut serving = server.start(bench, address, load.spin)?;
-    let found = work(&serving);
+    let upstream = Upstream::start_for(bench, load)?;
+    let serving = server.start(bench, upstream.address(), load.spin)?;
+    let mut target = Target { serving, upstream };
+    let found = work(&target);
     // A server that has died is the cause of whatever the load generator says.
-    serving.check()?;
+    target.serving.check()?;
     let found = found.map_err(|stop| named(server, stop))?;
-    serving.stop(&bench.interrupt)?;
-    if let Some(upstream) = upstream {
-        upstream.stop(&bench.interrupt)?;
-    }
+    target.serving.stop(&bench.interrupt)?;
+    target.upstream.stop(&bench.interrupt)?;
     Ok(found)
 }
 
 /// Runs the load generator for the times to be measured and before that.
 fn generate(
     bench: &Bench,
-    serving: &Serving,
+    target: &Target,
     load: &Load,
     (seconds, warm_up): (Duration, Duration),
 ) -> Result<Report, Stop> {
     let mut command = vec![bench.evring.clone(), "load".to_owned(), "--json".to_owned()];
     let mut option = |name: &str, value: String| command.extend([name.to_owned(), value]);
-    option("--connect", serving.address.clone());
+    option("--connect", target.serving.address.clone());
+    if let Upstream::Load(port) = &target.upstream {
+        option("--upstream", port.address.clone());
+    }
     option("--connections", load.connections.to_string());
     option("--size", load.size.to_string());
     option("--seconds", seconds.as_secs_f64().to_string());
     option("--warm-up", warm_up.as_secs_f64().to_string());
-    option("--watch-pid", serving.pid().to_string());
+    option("--watch-pid", target.serving.pid().to_string());
     if let Some(rate) = bench.settings.rate {
         option("--rate", rate.to_string());
     }
     // A sleeper would be woken late for what is due.
-    let on_time = bench.settings.rate.is_some() && load.kind == Kind::Echo;
+    let on_time = bench.settings.rate.is_some() && load.load_is_alone();
     if load.load_spins || on_time {
         command.push("--spin".to_owned());
     }
@@ -171,7 +176,7 @@ fn figures(report: &Report, load: &Load) -> Option<Run> {
     let own = report.own_cpu?;
     let us_per_message = server.us_per_message.filter(|us| *us > 0.0)?;
     let latency = &report.latency_us;
-    let spinning_load = load.load_spins || report.open_loop.is_some() && load.kind == Kind::Echo;
+    let spinning_load = load.load_spins || report.open_loop.is_some() && load.load_is_alone();
     Some(Run {
         values: BTreeMap::from([
             (Metric::CpuUsPerMessage, us_per_message),
@@ -181,9 +186,9 @@ fn figures(report: &Report, load: &Load) -> Option<Run> {
             (Metric::P999Us, latency.p999),
             (Metric::MaxUs, latency.max),
         ]),
-        // A proxy's load generator shares its core with the upstream: it always waits.
+        // One that shares its core with the upstream always waits.
         disturbed: server.kept_waiting > DISTURBED
-            || (load.kind == Kind::Echo && own.kept_waiting > DISTURBED),
+            || (load.load_is_alone() && own.kept_waiting > DISTURBED),
         server_busy: Some(server.busy),
         // Of one that spins it says nothing.
         load_busy: (!spinning_load).then_some(own.busy),

@@ -140,7 +140,25 @@ impl RateLimit {
     }
 }
 
+impl Kind {
+    /// Whether it has an upstream.
+    pub fn is_proxy(self) -> bool {
+        matches!(self, Self::Proxy | Self::LimitingProxy)
+    }
+}
+
 impl Load {
+    /// Whether the load generator is the proxy's upstream as well: one that spins leaves its core to
+    /// nobody.
+    pub fn load_is_upstream(&self) -> bool {
+        self.load_spins && self.kind.is_proxy()
+    }
+
+    /// Whether the load generator has its core to itself: no upstream shares it.
+    pub fn load_is_alone(&self) -> bool {
+        self.load_spins || !self.kind.is_proxy()
+    }
+
     fn title(&self, rate: Option<f64>) -> String {
         let kind = match self.kind {
             Kind::Echo => "echo",
@@ -195,5 +213,23 @@ mod tests {
             spinning.title(Some(20_000.0)),
             "proxy, 1 connection, 16 KiB, spinning, open loop, 20,000 messages/s"
         );
+    }
+
+    #[test]
+    fn an_upstream_shares_the_loads_core_unless_it_would_have_to_spin() {
+        let load = |kind, load_spins| {
+            let load = Load {
+                kind,
+                size: 64,
+                connections: 1,
+                spin: true,
+                load_spins,
+            };
+            (load.load_is_upstream(), load.load_is_alone())
+        };
+        assert_eq!(load(Kind::Echo, false), (false, true));
+        assert_eq!(load(Kind::Echo, true), (false, true));
+        assert_eq!(load(Kind::Proxy, false), (false, false));
+        assert_eq!(load(Kind::Proxy, true), (true, true));
     }
 }

@@ -20,19 +20,30 @@ use crate::{shutdown, units};
 mod schedule;
 mod tally;
 mod traffic;
+mod upstream;
 
 use schedule::Schedule;
 use tally::Tally;
+use upstream::Upstream;
 
 /// Runs the command. Says whether data moved and nothing went wrong.
 pub fn run(args: &LoadArgs) -> Result<bool, Failure> {
     let console = Console::new();
     check_limits(args)?;
     check_watched(args)?;
-    let base = EventBase::builder()
-        .spin(args.spin.into())
-        .build()
-        .map_err(|error| Failure::line(error.to_string()))?;
+    let spin = args.spin.into();
+    // It listens before the first connection is made, which a proxy passes on to it.
+    let upstream = match &args.upstream {
+        Some(addr) => Some(Upstream::listen(addr, spin, &console)?),
+        None => None,
+    };
+    let base = match &upstream {
+        Some(upstream) => upstream.base().clone(),
+        None => EventBase::builder()
+            .spin(spin)
+            .build()
+            .map_err(|error| Failure::line(error.to_string()))?,
+    };
     let run = Rc::new(Run {
         base: base.clone(),
         args: args.clone(),
@@ -50,8 +61,14 @@ pub fn run(args: &LoadArgs) -> Result<bool, Failure> {
         }
     })?;
     run.begin(&console)?;
-    base.run_with(evring::RunFlags::NO_EXIT_ON_EMPTY)
-        .map_err(|error| Failure::new("the event loop failed", error))?;
+    let ran = match upstream {
+        Some(upstream) => upstream.run(),
+        None => base
+            .run_with(evring::RunFlags::NO_EXIT_ON_EMPTY)
+            .map(drop)
+            .map_err(|error| Failure::new("the event loop failed", error)),
+    };
+    ran?;
     console.clear();
     let report = run.finish();
     if args.json {
@@ -77,7 +94,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn check_limits(args: &LoadArgs) -> Result<(), Failure> {
     let open_files = limits::raise_open_files();
-    let most = limits::outgoing_connections(open_files);
+    // As the upstream it has the far end of each as well.
+    let fds_each = if args.upstream.is_some() { 2 } else { 1 };
+    let most = limits::outgoing_connections(open_files, fds_each);
     match args.connections as usize <= most {
         true => Ok(()),
         false => Err(Failure::line(format!(
