@@ -95,6 +95,7 @@ impl Echo {
             multishot: true,
             max_len: 0,
             arm_limit: 0,
+            bundle: false,
             poll_first: true,
         };
         self.ring.push(RECV, recv);

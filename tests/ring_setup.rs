@@ -248,6 +248,7 @@ fn echo(ring: &mut Ring, arena: &Arena) {
             multishot: true,
             max_len: 0,
             arm_limit: 0,
+            bundle: false,
             poll_first: true,
         };
         let op = ring.push(1, recv);

@@ -4,8 +4,8 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::Mutex;
 use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{
@@ -159,11 +159,14 @@ fn clients_that_leave_with_both_ways_full_are_forgotten() {
     let echo = Server::echo();
     let proxy = Server::proxy(&echo.addr, &[]);
     let before = (proxy.process.open_files(), echo.process.open_files());
+    // More than the kernel's buffers on both ways take, which grow with the speed of what passes.
+    let bytes = Arc::new(noise(7, 96 << 20));
     let stuffers: Vec<_> = (0..6)
         .map(|index| {
             let mut client = proxy.connect();
+            let bytes = bytes.clone();
             std::thread::spawn(move || {
-                stuff(&mut client, &noise(7, 32 << 20));
+                stuff(&mut client, &bytes);
                 match index % 3 {
                     0 => reset_on_close(&client),
                     1 => client.shutdown(Shutdown::Write).expect("half-closed"),

@@ -72,6 +72,17 @@ impl Kind {
     }
 }
 
+/// What the last receive says about the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Incoming {
+    /// It took what was there.
+    Messages,
+    /// It filled a slot and left more behind: the next may fill several at once.
+    Bulk,
+    /// The end of the stream.
+    Ended,
+}
+
 /// How the receiving direction ended.
 #[derive(Clone, Copy, Debug)]
 enum End {
@@ -122,8 +133,7 @@ pub(super) struct Socket {
     kind: Cell<Kind>,
     /// `connect` made the socket.
     made_here: Cell<bool>,
-    /// The end of the stream was received.
-    at_end: Cell<bool>,
+    incoming: Cell<Incoming>,
 }
 
 impl Socket {
@@ -164,7 +174,7 @@ impl Socket {
             backlogged: Cell::new(false),
             kind: Cell::new(kind),
             made_here: Cell::new(false),
-            at_end: Cell::new(false),
+            incoming: Cell::new(Incoming::Messages),
         }
     }
 
@@ -185,7 +195,7 @@ impl Socket {
     }
 
     pub(super) fn at_end(&self) -> bool {
-        self.at_end.get()
+        self.incoming.get() == Incoming::Ended
     }
 
     pub(super) fn set_nodelay(&self, on: bool) -> Result<(), Error> {
@@ -278,7 +288,7 @@ impl Socket {
         }
         self.kind.set(fd.map_or(Kind::Inet, Kind::of));
         self.made_here.set(false);
-        self.at_end.set(false);
+        self.incoming.set(Incoming::Messages);
         self.stopping.set(false);
         self.close_retired(base);
     }
@@ -555,7 +565,14 @@ impl Inner {
         }
         self.settle_receive(base, &completion);
         match (completion.result, completion.buffer) {
-            (Ok(n), Some(piece)) if n != 0 => self.take_in(base, piece),
+            (Ok(n), Some(piece)) if n != 0 => {
+                let full = piece.len() == base.slot_size();
+                socket.incoming.set(match full && completion.sock_nonempty {
+                    true => Incoming::Bulk,
+                    false => Incoming::Messages,
+                });
+                self.take_in(base, piece);
+            }
             (Ok(_), _) => self.ended(base, End::Eof),
             (Err(errno), _) => match errno.raw() {
                 libc::ENOBUFS => {
@@ -630,7 +647,10 @@ impl Inner {
 
     fn ended(self: &Rc<Self>, base: &EventBase, end: End) {
         let eof = matches!(end, End::Eof);
-        self.socket.at_end.set(eof);
+        self.socket.incoming.set(match eof {
+            true => Incoming::Ended,
+            false => Incoming::Messages,
+        });
         if self.drops_input() {
             if !eof {
                 self.break_closing(base);
@@ -684,7 +704,7 @@ impl Inner {
             // Whatever is enabled meanwhile: it has finished reading.
             Some(closing) if closing.quiets() => false,
             // It reads and drops until the end: its peer may need to be read from before it reads.
-            Some(_) => !self.socket.at_end.get() && core.link() == Link::Up,
+            Some(_) => !self.socket.at_end() && core.link() == Link::Up,
         }
     }
 
@@ -740,6 +760,7 @@ impl Inner {
                 },
                 poll_first,
                 arm_limit: bytes,
+                bundle: socket.incoming.get() == Incoming::Bulk,
             },
         };
         if !socket.polling.get() {

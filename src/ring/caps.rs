@@ -48,6 +48,9 @@ bitflags::bitflags! {
         const FIXED_BUFFERS = 1 << 16;
         /// All operations of a ring can be cancelled at once.
         const CANCEL_ANY = 1 << 17;
+        /// One completion of a receive fills several slots. Only together with [`Cap::RECV_ARM_LIMIT`], whose kernels
+        /// also let the length of a completion be bounded.
+        const RECV_BUNDLE = 1 << 18;
     }
 }
 
@@ -101,7 +104,7 @@ const fn known(cap: Cap, name: &'static str, since: &'static str, instead: &'sta
     }
 }
 
-const KNOWN: [Known; 18] = [
+const KNOWN: [Known; 19] = [
     known(
         Cap::SINGLE_ISSUER,
         "single_issuer",
@@ -199,6 +202,12 @@ const KNOWN: [Known; 18] = [
         "cancel_any",
         "5.19",
         "a cancel for every operation",
+    ),
+    known(
+        Cap::RECV_BUNDLE,
+        "recv_bundle",
+        "6.17",
+        "a completion for every slot",
     ),
 ];
 

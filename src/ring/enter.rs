@@ -79,7 +79,10 @@ impl Ring {
     /// Whether [`Ring::next`] has something to give without entering the kernel.
     #[inline]
     pub(super) fn has_completions(&mut self) -> bool {
-        !self.batch.is_empty() || !self.ready.is_empty() || !self.uring.completion().is_empty()
+        !self.parts.is_empty()
+            || !self.batch.is_empty()
+            || !self.ready.is_empty()
+            || !self.uring.completion().is_empty()
     }
 
     /// How many entries are queued, and whether the kernel holds completions that did not fit.

@@ -25,7 +25,7 @@
 //! ring.attach_window(&arena, 128)?;
 //! let socket = std::net::TcpStream::connect("127.0.0.1:7000")?;
 //! let fd = socket.as_raw_fd();
-//! let recv = Op::Recv { fd, multishot: true, max_len: 0, arm_limit: 0, poll_first: true };
+//! let recv = Op::Recv { fd, multishot: true, max_len: 0, arm_limit: 0, bundle: false, poll_first: true };
 //! ring.push(1, recv);
 //! loop {
 //!     ring.enter(Wait::Until(None))?;
@@ -102,6 +102,8 @@ pub struct Ring {
     caps: Caps,
     table: Table,
     batch: Batch,
+    /// What is left of a bundle that is being given out slot by slot.
+    parts: VecDeque<Cqe>,
     /// Entries for which the submission queue has no room yet (I3).
     backlog: VecDeque<squeue::Entry>,
     /// Completions that come from the ring itself, not from the kernel.
@@ -172,6 +174,7 @@ impl Ring {
             caps,
             table: Table::new(),
             batch: Batch::new(),
+            parts: VecDeque::new(),
             backlog: VecDeque::new(),
             ready: VecDeque::new(),
             window: None,

@@ -69,6 +69,10 @@ pub enum Op {
         /// than one slot. Without [`Cap::RECV_ARM_LIMIT`](super::Cap::RECV_ARM_LIMIT) a single receive of
         /// at most that length takes its place.
         arm_limit: u32,
+        /// Let the kernel fill several slots at a time, up to `arm_limit`; it looks at so many for each receive, which
+        /// pays where much arrives at once. Each slot has a completion of its own all the same. Only for a multishot
+        /// receive with an `arm_limit` and no `max_len`, and with [`Cap::RECV_BUNDLE`](super::Cap::RECV_BUNDLE).
+        bundle: bool,
         /// Wait for data before the first attempt: saves it when nothing is there yet.
         poll_first: bool,
     },

@@ -65,10 +65,13 @@ impl Ring {
     #[inline]
     pub fn next(&mut self) -> Option<Completion> {
         loop {
-            let cqe = match self.batch.pop() {
-                Some(cqe) => cqe,
-                None if self.fetch() => continue,
-                None => self.ready.pop_front()?,
+            let cqe = match self.parts.pop_front() {
+                Some(part) => part,
+                None => match self.batch.pop() {
+                    Some(cqe) => self.first_part(cqe),
+                    None if self.fetch() => continue,
+                    None => self.ready.pop_front()?,
+                },
             };
             if let Some(completion) = self.complete(cqe) {
                 return Some(completion);
@@ -97,6 +100,44 @@ impl Ring {
         self.batch.len = len;
         self.counters.cqes += len as u64;
         len > 0
+    }
+
+    /// A bundle becomes one completion for each slot that it filled, of which this gives the first; anything else
+    /// stays what it is.
+    #[inline]
+    fn first_part(&mut self, cqe: Cqe) -> Cqe {
+        if cqe.flags & uring::CQE_F_BUFFER == 0 {
+            return cqe;
+        }
+        let id = (cqe.flags >> uring::CQE_BUFFER_SHIFT) as u16;
+        let len = self.window.as_ref().and_then(|window| window.len_of(id));
+        match len {
+            Some(len) if cqe.result > len as i32 => self.take_apart(cqe, id, len),
+            _ => cqe,
+        }
+    }
+
+    /// Takes a bundle apart, in the order in which the kernel took the slots. The operation's state is its last part's.
+    fn take_apart(&mut self, cqe: Cqe, mut id: u16, mut len: u32) -> Cqe {
+        let window = self.window.as_ref().expect("a bundle came from it");
+        let goes_on = cqe.flags & uring::CQE_FLAGS | uring::CQE_F_MORE | uring::CQE_F_SOCK_NONEMPTY;
+        let mut left = cqe.result as u32;
+        while left > 0 {
+            let part = left.min(len);
+            left -= part;
+            let flags = match left {
+                0 => cqe.flags & uring::CQE_FLAGS,
+                _ => goes_on,
+            };
+            self.parts.push_back(Cqe {
+                user_data: cqe.user_data,
+                result: part as i32,
+                flags: flags | u32::from(id) << uring::CQE_BUFFER_SHIFT,
+            });
+            id = window.following(id);
+            len = window.len_of(id).unwrap_or(left);
+        }
+        self.parts.pop_front().unwrap_or(cqe)
     }
 
     /// Accounts for a completion; `None` if it is nobody else's business.

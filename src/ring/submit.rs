@@ -36,8 +36,12 @@ impl Ring {
                 multishot,
                 max_len,
                 arm_limit,
+                bundle,
                 poll_first,
-            } => self.push_recv(token, fd, multishot, max_len, arm_limit, poll_first),
+            } => {
+                let how = (multishot, bundle, poll_first);
+                self.push_recv(token, fd, how, max_len, arm_limit)
+            }
             Op::RecvSlot {
                 fd,
                 slot,
@@ -101,10 +105,9 @@ impl Ring {
         &mut self,
         token: u64,
         fd: RawFd,
-        multishot: bool,
+        (multishot, bundle, poll_first): (bool, bool, bool),
         max_len: u32,
         arm_limit: u32,
-        poll_first: bool,
     ) -> OpId {
         let limited = arm_limit != 0;
         let Some(window) = &mut self.window else {
@@ -128,10 +131,13 @@ impl Ring {
         let multishot = multishot
             && self.caps.has(Cap::RECV_MULTISHOT)
             && (!limited || self.caps.has(Cap::RECV_ARM_LIMIT));
-        let (kind, mode, len) = if multishot {
-            (Kind::RecvMulti, uring::RECV_MULTISHOT, max_len)
-        } else {
+        let (kind, mode, len) = if !multishot {
             (Kind::Recv, 0, single_len)
+        } else if bundle && limited && max_len == 0 && self.caps.has(Cap::RECV_BUNDLE) {
+            let mode = uring::RECV_MULTISHOT | uring::RECVSEND_BUNDLE;
+            (Kind::RecvMulti, mode, 0)
+        } else {
+            (Kind::RecvMulti, uring::RECV_MULTISHOT, max_len)
         };
         let mut entry = opcode::Recv::new(types::Fd(fd), ptr::null_mut(), len)
             .ioprio(mode | self.poll_first(poll_first))

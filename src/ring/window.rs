@@ -30,15 +30,17 @@ pub(super) struct Window {
 }
 
 /// A ring of provided buffers: the kernel takes entries from its head, the window adds at its tail.
+///
+/// A buffer's id is its entry's index, so that the entries a bundle took are those behind the one it names.
 #[derive(Debug)]
 struct BufferRing {
     memory: Pages,
     mask: u16,
     tail: u16,
-    /// The slot behind each buffer id that is published; the kernel may write it (I12).
+    /// The slot behind each entry that is published; the kernel may write it (I12).
     slots: Box<[Option<Slot>]>,
-    /// Buffer ids that are not published.
-    free_ids: Vec<u16>,
+    /// How many entries are published.
+    published: u16,
 }
 
 impl Window {
@@ -98,7 +100,7 @@ impl Window {
     #[inline]
     pub(super) fn refill(&mut self) -> usize {
         match &mut self.buffers {
-            Some(buffers) if buffers.free_ids.is_empty() => 0,
+            Some(buffers) if buffers.published == self.size => 0,
             Some(buffers) => buffers.publish(&self.arena),
             None => {
                 let starved = std::mem::take(&mut self.starved);
@@ -109,10 +111,9 @@ impl Window {
 
     /// How many slots await data.
     pub(super) fn published(&self) -> usize {
-        let size = usize::from(self.size);
         match &self.buffers {
-            Some(buffers) => size - buffers.free_ids.len(),
-            None => self.arena.available().min(size),
+            Some(buffers) => usize::from(buffers.published),
+            None => self.arena.available().min(usize::from(self.size)),
         }
     }
 
@@ -128,10 +129,22 @@ impl Window {
     pub(super) fn consume(&mut self, buffer_id: u16) -> Option<Slot> {
         let buffers = self.buffers.as_mut()?;
         let slot = buffers.slots.get_mut(usize::from(buffer_id))?.take();
-        if slot.is_some() {
-            buffers.free_ids.push(buffer_id);
-        }
+        buffers.published -= u16::from(slot.is_some());
         slot
+    }
+
+    /// Bytes that the kernel sees in a published buffer.
+    #[inline]
+    pub(super) fn len_of(&self, buffer_id: u16) -> Option<u32> {
+        let buffers = self.buffers.as_ref()?;
+        buffers.slots.get(usize::from(buffer_id))?.as_ref()?;
+        Some(buffers.len_of(buffer_id))
+    }
+
+    /// The buffer that the kernel takes after this one.
+    #[inline]
+    pub(super) fn following(&self, buffer_id: u16) -> u16 {
+        (buffer_id + 1) & (self.size - 1)
     }
 
     /// Takes the window back from the kernel; its slots go home when it is dropped. No operation may
@@ -170,23 +183,28 @@ impl BufferRing {
             slots: std::iter::repeat_with(|| None)
                 .take(usize::from(size))
                 .collect(),
-            free_ids: (0..size).rev().collect(),
+            published: 0,
         })
     }
 
     fn publish(&mut self, arena: &Arena) -> usize {
         let before = self.tail;
-        while let Some(id) = self.free_ids.last().copied() {
+        loop {
+            let id = self.tail & self.mask;
+            // Completions of single receives may come later than those of others that took later entries: the
+            // entry is free once its own has come.
+            if self.slots[usize::from(id)].is_some() {
+                break;
+            }
             let Some(slot) = arena.take() else { break };
-            self.free_ids.pop();
-            let entry = usize::from(self.tail & self.mask);
-            // SAFETY: the index is below the number of entries. The kernel does not read this entry yet:
-            // at most `size` ids exist, so fewer than `size` entries lie between its head and our tail.
-            let entry = unsafe { &mut *self.entries().add(entry) };
+            // SAFETY: the index is below the number of entries. The kernel does not read this entry: its slot
+            // came back, so its head is beyond the entry, and our tail not yet.
+            let entry = unsafe { &mut *self.entries().add(usize::from(id)) };
             entry.set_addr(slot.as_mut_ptr() as u64);
             entry.set_len(slot.capacity() as u32);
             entry.set_bid(id);
             self.slots[usize::from(id)] = Some(slot);
+            self.published += 1;
             self.tail = self.tail.wrapping_add(1);
         }
         if self.tail != before {
@@ -198,6 +216,15 @@ impl BufferRing {
             tail.store(self.tail, Ordering::Release);
         }
         usize::from(self.tail.wrapping_sub(before))
+    }
+
+    /// The kernel may have shortened an entry that it then did not use.
+    #[inline]
+    fn len_of(&self, id: u16) -> u32 {
+        // SAFETY: the index is below the number of entries, as `slots` has one for each. The kernel writes an
+        // entry's length only while it is entered, on this thread, and this is the field alone (the tail, which
+        // shares entry 0 with it, is not touched).
+        unsafe { (*self.entries().add(usize::from(id & self.mask))).len() }
     }
 
     #[inline]

@@ -24,6 +24,8 @@ pub(crate) const RECVSEND_POLL_FIRST: u16 = 1 << 0;
 pub(crate) const RECV_MULTISHOT: u16 = 1 << 1;
 /// `SEND_ZC`: the notification says whether bytes were copied after all (6.2).
 pub(crate) const SEND_ZC_REPORT_USAGE: u16 = 1 << 3;
+/// `RECV` with provided buffers: one completion may fill several of them (6.10).
+pub(crate) const RECVSEND_BUNDLE: u16 = 1 << 4;
 /// `SEND`: the address is an array of iovecs, the length their number (6.17).
 pub(crate) const SEND_VECTORIZED: u16 = 1 << 5;
 /// Result of a zero-copy notification: bytes were copied after all.
@@ -37,6 +39,8 @@ pub(crate) const CQE_F_MORE: u32 = 1 << 1;
 pub(crate) const CQE_F_SOCK_NONEMPTY: u32 = 1 << 2;
 /// Completion flag: notification of a zero-copy send, the kernel is done with the memory.
 pub(crate) const CQE_F_NOTIF: u32 = 1 << 3;
+/// All completion flags, without the buffer's id.
+pub(crate) const CQE_FLAGS: u32 = (1 << CQE_BUFFER_SHIFT) - 1;
 /// Where the buffer's id begins in the completion's flags.
 pub(crate) const CQE_BUFFER_SHIFT: u32 = 16;
 

@@ -661,6 +661,7 @@ fn take_slot(entry: &mut Entry) -> Slot {
             multishot: false,
             max_len: 0,
             arm_limit: 0,
+            bundle: false,
             poll_first: false,
         },
     );

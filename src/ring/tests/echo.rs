@@ -3,7 +3,7 @@
 use super::*;
 
 /// Every mask under which a ring has to work; each takes away one rung, the last all of them.
-const MASKS: [&str; 17] = [
+const MASKS: [&str; 18] = [
     "",
     "-single_issuer",
     "-defer_taskrun",
@@ -15,6 +15,7 @@ const MASKS: [&str; 17] = [
     "-buffer_ring",
     "-recv_multishot",
     "-recv_arm_limit",
+    "-recv_bundle",
     "-poll_first",
     "-accept_multishot",
     "-poll_multishot",
@@ -22,7 +23,7 @@ const MASKS: [&str; 17] = [
     "-send_zc,-sendmsg_zc,-fixed_buffers,-cancel_any",
     "-single_issuer,-defer_taskrun,-coop_taskrun,-submit_all,-no_sqarray,-registered_ring,\
      -no_iowait,-buffer_ring,-recv_multishot,-recv_arm_limit,-poll_first,-accept_multishot,\
-     -poll_multishot,-send_vectorized,-send_zc,-sendmsg_zc,-fixed_buffers,-cancel_any",
+     -poll_multishot,-send_vectorized,-send_zc,-sendmsg_zc,-fixed_buffers,-cancel_any,-recv_bundle",
 ];
 
 #[test]

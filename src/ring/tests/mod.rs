@@ -113,6 +113,7 @@ fn recv(fd: &impl AsRawFd) -> Op {
         multishot: true,
         max_len: 0,
         arm_limit: 0,
+        bundle: false,
         poll_first: true,
     }
 }

@@ -92,6 +92,7 @@ fn each_completion_is_capped() {
             multishot: true,
             max_len: 100,
             arm_limit: 0,
+            bundle: false,
             poll_first: false,
         };
         let mut got = Vec::new();
@@ -109,6 +110,7 @@ fn each_completion_is_capped() {
                     multishot: true,
                     max_len,
                     arm_limit,
+                    bundle: false,
                     poll_first: false,
                 };
                 id = rig.ring.push(1, again);
@@ -134,6 +136,7 @@ fn an_arm_ends_at_its_limit() {
             multishot: true,
             max_len: 0,
             arm_limit: 10_000,
+            bundle: false,
             poll_first: false,
         };
         rig.ring.push(1, op);
@@ -149,6 +152,131 @@ fn an_arm_ends_at_its_limit() {
         rig.expect_quiet();
         rig.close();
     }
+}
+
+/// A multishot receive that may fill several slots at once.
+fn bundled(fd: &impl AsRawFd, arm_limit: u32) -> Op {
+    Op::Recv {
+        fd: fd.as_raw_fd(),
+        multishot: true,
+        max_len: 0,
+        arm_limit,
+        bundle: true,
+        poll_first: true,
+    }
+}
+
+#[test]
+fn a_bundle_has_a_completion_for_each_slot_in_order() {
+    for mask in ["", "-recv_bundle", "-recv_arm_limit", "-buffer_ring"] {
+        let mut rig = Rig::new(mask);
+        let (mut client, server) = tcp_pair();
+        let sent = pattern(10 * 4096 + 100);
+        client.write_all(&sent).expect("data");
+        let mut op = rig.ring.push(1, bundled(&server, 1 << 20));
+        let mut got = Vec::new();
+        let mut pieces = 0;
+        while got.len() < sent.len() {
+            let done = rig.wait();
+            assert_eq!((done.token, done.op), (1, op));
+            let piece = done.buffer.expect("data");
+            assert_eq!(done.result, Ok(piece.len() as u32));
+            got.extend_from_slice(&piece);
+            pieces += 1;
+            if !done.more {
+                op = rig.ring.push(1, bundled(&server, 1 << 20));
+            }
+        }
+        assert!(got == sent, "{mask}");
+        if mask.is_empty() && rig.ring.caps().has(Cap::RECV_BUNDLE) {
+            let cqes = rig.ring.counters().cqes;
+            assert!(cqes < pieces, "{pieces} slots in {cqes} completions");
+        }
+        rig.finish(op);
+        rig.close();
+    }
+}
+
+#[test]
+fn a_bundle_does_not_pass_the_limit_of_its_arm() {
+    let mut rig = Rig::new("");
+    let (mut client, server) = tcp_pair();
+    client.write_all(&pattern(60_000)).expect("data");
+    let mut total = 0;
+    while total < 60_000 {
+        rig.ring.push(1, bundled(&server, 10_000));
+        let mut got = 0;
+        loop {
+            rig.ring.refill();
+            let done = rig.wait();
+            got += done.result.expect("data");
+            if !done.more {
+                break;
+            }
+            if total + got == 60_000 {
+                rig.finish(done.op);
+                break;
+            }
+        }
+        assert!(got < 10_000 + 4096, "{got} bytes in one arm");
+        total += got;
+    }
+    rig.close();
+}
+
+/// Bundles of two streams that go round a small window many times, while pieces of both are kept for a while.
+#[test]
+fn bundles_of_several_streams_go_round_the_window() {
+    const BYTES: usize = 3 << 20;
+    let mut rig = Rig::sized("", 32, 8);
+    let streams = [(1, BYTES), (2, BYTES / 3)].map(|(token, bytes)| {
+        let (mut client, server) = tcp_pair();
+        let peer = std::thread::spawn(move || {
+            let sent = pattern(bytes);
+            let mut rest = &sent[..];
+            // Sizes that fill no slot, one, and many.
+            for size in [100, 4096, 30_000, 4097, 70_000].into_iter().cycle() {
+                let now = rest.len().min(size);
+                client.write_all(&rest[..now]).expect("data");
+                rest = &rest[now..];
+                if rest.is_empty() {
+                    break;
+                }
+            }
+        });
+        (token, bytes, server, peer)
+    });
+    let mut got = [Vec::new(), Vec::new()];
+    let mut kept = std::collections::VecDeque::new();
+    let mut unarmed = vec![0, 1];
+    while got.iter().map(Vec::len).sum::<usize>() < BYTES + BYTES / 3 {
+        rig.ring.refill();
+        for at in unarmed.drain(..) {
+            let (token, _, server, _) = &streams[at];
+            rig.ring.push(*token, bundled(server, 1 << 18));
+        }
+        let done = rig.wait();
+        let at = done.token as usize - 1;
+        if let Some(piece) = done.buffer {
+            got[at].extend_from_slice(&piece);
+            kept.push_back(piece);
+            if kept.len() > 20 {
+                kept.pop_front();
+            }
+        }
+        if !done.more {
+            if done.result == Err(Errno::NOBUFS) {
+                kept.clear();
+            }
+            unarmed.push(at);
+        }
+    }
+    for ((_, bytes, _, peer), got) in streams.into_iter().zip(&got) {
+        peer.join().expect("all was sent");
+        assert!(*got == pattern(bytes), "nothing lost or out of order");
+    }
+    drop(kept);
+    rig.close();
 }
 
 #[test]
@@ -207,6 +335,7 @@ fn a_pipe_is_read_and_written_as_a_file() {
         multishot: true,
         max_len: 0,
         arm_limit: 0,
+        bundle: false,
         poll_first: false,
     };
     rig.ring.push(1, op);
