@@ -11,7 +11,7 @@ use super::core::{Fin, Link};
 use super::gate::Receive;
 use crate::addr::Addr;
 use crate::arena::Piece;
-use crate::driver::{Completion, Op, OpId, Pieces};
+use crate::driver::{Cap, Completion, Op, OpId, Pieces};
 use crate::error::Error;
 use crate::evbuffer::EvBuffer;
 use crate::event_base::EventBase;
@@ -28,6 +28,9 @@ const SEND_BYTES: usize = 1 << 20;
 /// The same while a write time-out is set: a send that waits for all hides its progress, and the
 /// timer must see some.
 const TIMED_SEND_BYTES: usize = 256 << 10;
+
+/// What a receive that nothing bounds is armed for, where bundles can be had.
+const UNBOUND_ARM_BYTES: u32 = 1 << 20;
 
 /// How much of a file range is read ahead of a send.
 const FILE_READ_BYTES: usize = 256 << 10;
@@ -720,6 +723,8 @@ impl Inner {
             _ if socket.kind.get() == Kind::Plain => socket.max_single_read.get(),
             (Ok(room), 0) => room,
             (Ok(room), bound) => room.min(bound),
+            // Armed again now and then, so that the next arm is as what arrives asks for: a bundle needs a limit.
+            (Err(_no_mark), 0) if multishot && has_bundles(base) => UNBOUND_ARM_BYTES,
             (Err(_no_mark), bound) => bound,
         };
         let op = match self.gate_receive(base, multishot, bound) {
@@ -896,6 +901,10 @@ impl Inner {
         drop(core);
         self.mark_dirty(base);
     }
+}
+
+fn has_bundles(base: &EventBase) -> bool {
+    base.with_driver(|driver| driver.caps().has(Cap::RECV_BUNDLE))
 }
 
 /// Appends received bytes by reference; a small piece behind others is copied, so that many of

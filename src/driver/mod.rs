@@ -11,8 +11,8 @@
 use std::io;
 
 use crate::arena::{Arena, Piece};
+pub(crate) use crate::ring::{Cap, Completion, Op, OpId, Pieces, Wait};
 use crate::ring::{Caps, RingCounters};
-pub(crate) use crate::ring::{Completion, Op, OpId, Pieces, Wait};
 use crate::sys::Errno;
 
 #[cfg(test)]
