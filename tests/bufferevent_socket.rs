@@ -7,7 +7,10 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::Duration;
 
-use evring::{Addr, BufferEvent, Callbacks, EventBase, Events, Exit, FlushEnd, Interest, Options};
+use evring::ring::Cap;
+use evring::{
+    Addr, BufferEvent, Callbacks, EventBase, Events, Exit, FlushEnd, Interest, Options, RunFlags,
+};
 
 /// A bound on everything that waits in these tests.
 const BOUND: Duration = Duration::from_secs(10);
@@ -280,4 +283,54 @@ fn pipes_work_on_plain_reads_and_writes() {
     base.run().unwrap();
     assert_eq!(got.get(), 200_000);
     assert_clean(&base);
+}
+
+/// A stream that nothing bounds, of which much is there before each turn: after the first arm a completion of the
+/// kernel brings several slots.
+#[test]
+fn a_stream_in_bulk_fills_several_slots_at_a_time() {
+    const BYTES: usize = 12 << 20;
+    const SLOT: usize = 16 << 10;
+    const WAITING: usize = 3 * SLOT;
+    let base = EventBase::builder()
+        .slot_size(SLOT)
+        .build()
+        .expect("a ring");
+    let (mut client, server) = tcp_pair();
+    let queue = server.try_clone().unwrap();
+    queue.set_read_timeout(Some(BOUND)).unwrap();
+    let bev = BufferEvent::socket(&base, Some(server.into()), Options::CLOSE_ON_FREE).unwrap();
+    let sent: Vec<u8> = (0..BYTES).map(|i| (i * 7 + (i >> 12)) as u8).collect();
+    let got = Rc::new(RefCell::new(Vec::with_capacity(BYTES)));
+    let into = got.clone();
+    bev.set_callbacks(Callbacks::new().on_read(move |bev| {
+        let mut more = vec![0; bev.input().len()];
+        bev.read(&mut more);
+        into.borrow_mut().extend(more);
+    }))
+    .unwrap();
+    bev.enable(Interest::READ).unwrap();
+    let bytes = sent.clone();
+    let peer = std::thread::spawn(move || {
+        client.write_all(&bytes).unwrap();
+        client
+    });
+    let mut seen = vec![0; WAITING];
+    while got.borrow().len() < BYTES {
+        // All but the end arrives in heaps, if the kernel lets so much wait.
+        for _ in 0..1000 {
+            if peer.is_finished() || queue.peek(&mut seen).unwrap() == WAITING {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        base.run_with(RunFlags::NONBLOCK).unwrap();
+    }
+    assert!(*got.borrow() == sent, "other bytes");
+    let counters = base.counters();
+    if base.caps().has(Cap::RECV_BUNDLE) {
+        let slots = (BYTES / SLOT) as u64;
+        assert!(counters.cqes < slots * 3 / 4, "{slots} slots: {counters}");
+    }
+    drop(peer.join().unwrap());
 }
