@@ -62,6 +62,11 @@ impl Cap {
         .union(Cap::SUBMIT_ALL)
         .union(Cap::NO_SQARRAY);
 
+    /// What bundles are no use without.
+    const BUNDLE_NEEDS: Cap = Cap::BUFFER_RING
+        .union(Cap::RECV_MULTISHOT)
+        .union(Cap::RECV_ARM_LIMIT);
+
     /// The name under which a [`CapsMask`] knows the ability.
     ///
     /// `None` if the set has not exactly one member.
@@ -253,9 +258,14 @@ impl Caps {
     /// The abilities that the ring uses.
     #[inline]
     pub fn in_use(&self) -> Cap {
-        self.found
+        let used = self
+            .found
             .difference(self.mask.without)
-            .difference(self.distrusted())
+            .difference(self.distrusted());
+        match used.contains(Cap::BUNDLE_NEEDS) {
+            true => used,
+            false => used.difference(Cap::RECV_BUNDLE),
+        }
     }
 
     /// The abilities that were found, used or not. Those that are flags of the set-up count as found
