@@ -48,8 +48,7 @@ bitflags::bitflags! {
         const FIXED_BUFFERS = 1 << 16;
         /// All operations of a ring can be cancelled at once.
         const CANCEL_ANY = 1 << 17;
-        /// One completion of a receive fills several slots. Only together with [`Cap::RECV_ARM_LIMIT`], whose kernels
-        /// also let the length of a completion be bounded.
+        /// One completion of a receive fills several slots. Used only with [`Cap::RECV_ARM_LIMIT`], which bounds it.
         const RECV_BUNDLE = 1 << 18;
     }
 }
@@ -62,7 +61,7 @@ impl Cap {
         .union(Cap::SUBMIT_ALL)
         .union(Cap::NO_SQARRAY);
 
-    /// What bundles are no use without.
+    /// What bundles are no use without. The kernels before 6.15 that order them wrongly have no limit either.
     const BUNDLE_NEEDS: Cap = Cap::BUFFER_RING
         .union(Cap::RECV_MULTISHOT)
         .union(Cap::RECV_ARM_LIMIT);

@@ -24,12 +24,9 @@ pub(super) fn probe(ring: &IoUring) -> Result<Cap, Errno> {
     if ring.params().is_feature_no_iowait() {
         found |= Cap::NO_IOWAIT;
     }
-    // The feature is of 6.10, with faults up to 6.14; the limits that evring needs beside it came with 6.17.
-    let bundles = ring.params().is_feature_recvsend_bundle();
-    found.set(
-        Cap::RECV_BUNDLE,
-        bundles && found.contains(Cap::RECV_ARM_LIMIT),
-    );
+    if ring.params().is_feature_recvsend_bundle() {
+        found |= Cap::RECV_BUNDLE;
+    }
     Ok(found)
 }
 

@@ -18,6 +18,15 @@ pub(super) struct Cqe {
     pub(super) flags: u32,
 }
 
+impl Cqe {
+    /// The buffer of the window that the kernel used.
+    #[inline]
+    fn buffer_id(&self) -> Option<u16> {
+        let has_one = self.flags & uring::CQE_F_BUFFER != 0;
+        has_one.then_some((self.flags >> uring::CQE_BUFFER_SHIFT) as u16)
+    }
+}
+
 /// Completions that were taken from the queue and not given out yet.
 #[derive(Debug)]
 pub(super) struct Batch {
@@ -106,12 +115,10 @@ impl Ring {
     /// stays what it is.
     #[inline]
     fn first_part(&mut self, cqe: Cqe) -> Cqe {
-        if cqe.flags & uring::CQE_F_BUFFER == 0 {
+        let (Some(id), Some(window)) = (cqe.buffer_id(), &self.window) else {
             return cqe;
-        }
-        let id = (cqe.flags >> uring::CQE_BUFFER_SHIFT) as u16;
-        let len = self.window.as_ref().and_then(|window| window.len_of(id));
-        match len {
+        };
+        match window.len_of(id) {
             Some(len) if cqe.result > len as i32 => self.take_apart(cqe, id, len),
             _ => cqe,
         }
@@ -143,11 +150,9 @@ impl Ring {
     /// Accounts for a completion; `None` if it is nobody else's business.
     #[inline]
     fn complete(&mut self, cqe: Cqe) -> Option<Completion> {
-        let slot = if cqe.flags & uring::CQE_F_BUFFER != 0 {
-            let id = (cqe.flags >> uring::CQE_BUFFER_SHIFT) as u16;
-            self.window.as_mut().and_then(|window| window.consume(id))
-        } else {
-            None
+        let slot = match (cqe.buffer_id(), &mut self.window) {
+            (Some(id), Some(window)) => window.consume(id),
+            _ => None,
         };
         let id = cqe.user_data;
         let Some(entry) = self.table.get(id) else {

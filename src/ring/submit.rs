@@ -131,13 +131,14 @@ impl Ring {
         let multishot = multishot
             && self.caps.has(Cap::RECV_MULTISHOT)
             && (!limited || self.caps.has(Cap::RECV_ARM_LIMIT));
-        let (kind, mode, len) = if !multishot {
-            (Kind::Recv, 0, single_len)
-        } else if bundle && limited && max_len == 0 && self.caps.has(Cap::RECV_BUNDLE) {
-            let mode = uring::RECV_MULTISHOT | uring::RECVSEND_BUNDLE;
-            (Kind::RecvMulti, mode, 0)
-        } else {
-            (Kind::RecvMulti, uring::RECV_MULTISHOT, max_len)
+        let bundle = bundle && limited && max_len == 0 && self.caps.has(Cap::RECV_BUNDLE);
+        let (kind, mode, len) = match (multishot, bundle) {
+            (false, _) => (Kind::Recv, 0, single_len),
+            (true, false) => (Kind::RecvMulti, uring::RECV_MULTISHOT, max_len),
+            (true, true) => {
+                let mode = uring::RECV_MULTISHOT | uring::RECVSEND_BUNDLE;
+                (Kind::RecvMulti, mode, max_len)
+            }
         };
         let mut entry = opcode::Recv::new(types::Fd(fd), ptr::null_mut(), len)
             .ioprio(mode | self.poll_first(poll_first))

@@ -136,9 +136,7 @@ impl Window {
     /// Bytes that the kernel sees in a published buffer.
     #[inline]
     pub(super) fn len_of(&self, buffer_id: u16) -> Option<u32> {
-        let buffers = self.buffers.as_ref()?;
-        buffers.slots.get(usize::from(buffer_id))?.as_ref()?;
-        Some(buffers.len_of(buffer_id))
+        self.buffers.as_ref()?.len_of(buffer_id)
     }
 
     /// The buffer that the kernel takes after this one.
@@ -220,11 +218,13 @@ impl BufferRing {
 
     /// The kernel may have shortened an entry that it then did not use.
     #[inline]
-    fn len_of(&self, id: u16) -> u32 {
+    fn len_of(&self, id: u16) -> Option<u32> {
+        let id = usize::from(id);
+        self.slots.get(id)?.as_ref()?;
         // SAFETY: the index is below the number of entries, as `slots` has one for each. The kernel writes an
         // entry's length only while it is entered, on this thread, and this is the field alone (the tail, which
-        // shares entry 0 with it, is not touched).
-        unsafe { (*self.entries().add(usize::from(id & self.mask))).len() }
+        // shares entry 0 with it, is not touched). The slot behind it is the kernel's until `consume` (I12).
+        Some(unsafe { (*self.entries().add(id)).len() })
     }
 
     #[inline]
