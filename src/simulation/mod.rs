@@ -19,6 +19,7 @@
 //! | `chaos` | random calls at random moments |
 //! | `joined` | relays |
 //! | `limits` | rate limits, groups, and calls about them |
+//! | `instructions` | what a message costs, by callgrind |
 //! | `watch` | what moved, held against what the limits allow |
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,6 +27,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 mod chaos;
 mod end;
+mod instructions;
 mod joined;
 mod limits;
 mod scenario;
