@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use evring::{Addr, SpinPolicy};
+use evring_bench::{args::BenchArgs, launch::LaunchArgs};
+use evring_cli_common::units::{parse_bytes, parse_positive_seconds, parse_rate, parse_seconds};
 
-use crate::bench::args::BenchArgs;
-use crate::bench::launch::LaunchArgs;
 use crate::rates::RateArgs;
-use crate::units::{parse_bytes, parse_seconds};
 
 /// Servers, a proxy and a load generator on io_uring.
 #[derive(Debug, Parser)]
@@ -287,25 +286,6 @@ fn parse_message_size(text: &str) -> Result<usize, String> {
     match parse_bytes(text)? {
         n @ 1..=MESSAGE_MAX_BYTES => Ok(n),
         _ => Err("expected 1 byte to 64 MiB".to_owned()),
-    }
-}
-
-/// More messages a second than any core can send.
-const RATE_MAX: f64 = 1e9;
-
-/// Reads messages a second of an open loop.
-pub fn parse_rate(text: &str) -> Result<f64, String> {
-    match text.trim().parse::<f64>() {
-        Ok(rate) if rate > 0.0 && rate <= RATE_MAX => Ok(rate),
-        _ => Err("expected a number of messages a second, above 0, such as 20000".to_owned()),
-    }
-}
-
-/// Reads a duration above zero.
-pub fn parse_positive_seconds(text: &str) -> Result<Duration, String> {
-    match parse_seconds(text)? {
-        Duration::ZERO => Err("expected more than 0 seconds".to_owned()),
-        duration => Ok(duration),
     }
 }
 

@@ -11,9 +11,9 @@ use std::time::Duration;
 use evring::{
     Addr, Counters, EventBase, ListenOptions, Listener, Remote, RunFlags, SpinPolicy, Timer,
 };
+use evring_cli_common::failure::Failure;
 
 use crate::bursts::Notices;
-use crate::failure::Failure;
 use crate::gate::Gate;
 use crate::limits::Capacity;
 use crate::listen_claim::ListenClaim;

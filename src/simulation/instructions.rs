@@ -117,7 +117,7 @@ fn next_round(peers: &Peers) {
     let mut world = peers.world.borrow_mut();
     if let Some(far) = peers.waker.get() {
         peers.turns.set(peers.turns.get() + 1);
-        if peers.turns.get() % PAIR_TURNS == 0 {
+        if peers.turns.get().is_multiple_of(PAIR_TURNS) {
             world.net.play(far, client(1, 1, false));
         }
     }
