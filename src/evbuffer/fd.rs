@@ -4,7 +4,7 @@ use super::{BufferError, EvBuffer, Seg};
 use crate::arena::{MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, Segment};
 use crate::sys::fdio;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 /// Most bytes of one [`EvBuffer::read_from`] unless set otherwise.
 const DEFAULT_MAX_READ: usize = 64 * 1024;
@@ -62,7 +62,9 @@ impl EvBuffer {
         }
         // Ask how much waits, so that a short message does not take a large block. Where that is
         // unknown, or nothing waits yet, a small block will do.
-        let waiting = fdio::readable_bytes(fd).unwrap_or(0).max(MIN_BLOCK_BYTES);
+        let waiting = fdio::bytes_waiting(fd.as_raw_fd())
+            .unwrap_or(0)
+            .max(MIN_BLOCK_BYTES);
         let wanted = wanted.min(waiting);
         let mut empty = [];
         let (tail, room) = match self.chain.back_mut() {

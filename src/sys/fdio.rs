@@ -1,7 +1,9 @@
 //! Plain reads and writes on borrowed descriptors, for buffers that work without a base.
 
+use super::check;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::mem;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 /// Most bytes that one call asks the kernel for; it takes no more itself (`MAX_RW_COUNT`).
 const MAX_RW_BYTES: usize = 0x7fff_f000;
@@ -42,15 +44,43 @@ pub(crate) fn sendfile(
     })
 }
 
-/// How many bytes can be read without blocking, where the descriptor knows that.
-pub(crate) fn readable_bytes(fd: BorrowedFd<'_>) -> io::Result<usize> {
+/// How many bytes can be read without blocking, where the descriptor knows that (`FIONREAD`).
+pub(crate) fn bytes_waiting(fd: RawFd) -> io::Result<usize> {
     let mut waiting: libc::c_int = 0;
     // SAFETY: FIONREAD writes one int, to a place that outlives the call.
-    let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut waiting) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    check(unsafe { libc::ioctl(fd, libc::FIONREAD, &raw mut waiting) })?;
     Ok(usize::try_from(waiting).unwrap_or(0))
+}
+
+/// Whether a descriptor was opened for reading, and whether for writing.
+pub(crate) fn access(fd: RawFd) -> io::Result<(bool, bool)> {
+    // SAFETY: takes numbers only.
+    let flags = check(unsafe { libc::fcntl(fd, libc::F_GETFL) })?;
+    let mode = flags & libc::O_ACCMODE;
+    Ok((mode != libc::O_WRONLY, mode != libc::O_RDONLY))
+}
+
+/// Whether a descriptor is a regular file, which no operation ever waits for.
+pub(crate) fn is_regular(fd: RawFd) -> bool {
+    // SAFETY: stat is plain numbers, all zeroes is a valid one.
+    let mut stat: libc::stat = unsafe { mem::zeroed() };
+    // SAFETY: the kernel writes one stat, to a place that outlives the call.
+    let found = check(unsafe { libc::fstat(fd, &raw mut stat) });
+    found.is_ok() && stat.st_mode & libc::S_IFMT == libc::S_IFREG
+}
+
+/// Whether both directions are over (`POLLHUP`), and whether it holds an error (`POLLERR`). Does not
+/// wait, and takes nothing.
+pub(crate) fn hung_up(fd: RawFd) -> (bool, bool) {
+    let mut poll = libc::pollfd {
+        fd,
+        events: 0,
+        revents: 0,
+    };
+    // SAFETY: one entry, which outlives the call; a time-out of 0 does not wait.
+    let found = unsafe { libc::poll(&raw mut poll, 1, 0) };
+    let holds = |event: libc::c_short| found > 0 && poll.revents & event != 0;
+    (holds(libc::POLLHUP), holds(libc::POLLERR))
 }
 
 fn count_of(slices: usize) -> libc::c_int {
