@@ -16,8 +16,7 @@ impl EvBuffer {
     /// taken; returns how many (libevent: `evbuffer_write_atmost`; with `None`, `evbuffer_write`).
     /// File ranges go from file to descriptor inside the kernel where it can do that.
     ///
-    /// A peer that is gone gives `EPIPE`; that the process also gets a SIGPIPE for it unless it
-    /// ignores that (a Rust program does by default) is up to the program.
+    /// A peer that is gone gives `EPIPE`, and never a SIGPIPE.
     ///
     /// # Errors
     /// A frozen front; what the kernel answers, [`WouldBlock`](io::ErrorKind::WouldBlock) included.

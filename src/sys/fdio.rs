@@ -1,6 +1,7 @@
 //! Plain reads and writes on borrowed descriptors, for buffers that work without a base.
 
 use super::check;
+use super::pipe_shield::PipeShield;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -18,9 +19,11 @@ pub(crate) fn readv(fd: BorrowedFd<'_>, into: &mut [IoSliceMut<'_>]) -> io::Resu
     })
 }
 
-/// Writes the slices in order, as far as the descriptor takes them. Goes on after a signal.
+/// Writes the slices in order, as far as the descriptor takes them. Goes on after a signal; raises no
+/// `SIGPIPE`.
 pub(crate) fn writev(fd: BorrowedFd<'_>, from: &[IoSlice<'_>]) -> io::Result<usize> {
     let count = count_of(from.len());
+    let _shield = PipeShield::raise();
     retry(|| {
         // SAFETY: IoSlice has iovec's layout by std's promise; the slices are borrowed and the
         // descriptor is open for the duration of the call.
@@ -29,7 +32,7 @@ pub(crate) fn writev(fd: BorrowedFd<'_>, from: &[IoSlice<'_>]) -> io::Result<usi
 }
 
 /// Sends `len` bytes of the file `from`, from `offset` on, to `to`, without a way through user
-/// space. 0 when the file has ended.
+/// space. 0 when the file has ended. Raises no `SIGPIPE`.
 pub(crate) fn sendfile(
     to: BorrowedFd<'_>,
     from: BorrowedFd<'_>,
@@ -38,6 +41,7 @@ pub(crate) fn sendfile(
 ) -> io::Result<usize> {
     let mut offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
     let len = len.min(MAX_RW_BYTES);
+    let _shield = PipeShield::raise();
     retry(|| {
         // SAFETY: both descriptors are open, and `offset` outlives the call.
         unsafe { libc::sendfile(to.as_raw_fd(), from.as_raw_fd(), &raw mut offset, len) }
