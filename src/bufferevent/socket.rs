@@ -11,15 +11,12 @@ use super::core::{Fin, Link};
 use super::gate::Receive;
 use crate::addr::Addr;
 use crate::arena::Piece;
-use crate::driver::{Cap, Completion, Op, OpId, Pieces};
+use crate::driver::{Cap, Completion, Op, OpId, SendHow};
 use crate::error::Error;
 use crate::evbuffer::EvBuffer;
 use crate::event_base::EventBase;
 use crate::event_base::source::{Feeding, Offer};
 use crate::sys::{self, Errno};
-
-/// The most pieces that one send gathers. Linux takes 1,024; past 64 the gain is gone.
-const SEND_PIECES: usize = 64;
 
 /// The most bytes that one send takes, so that one connection's backlog does not pin the arena in
 /// one operation.
@@ -412,7 +409,7 @@ impl Inner {
             .map_err(|source| Error::io(format!("address {addr}"), source))?;
         if socket.fd().is_none() {
             let fd = base
-                .with_driver(|driver| driver.socket(target.family()))
+                .with_driver(|driver| driver.socket(target.family(), libc::SOCK_STREAM))
                 .map_err(|source| Error::io(format!("socket for {addr}"), source))?;
             socket.fd.set(fd);
             socket.made_here.set(true);
@@ -810,32 +807,14 @@ impl Inner {
         let Some(most) = self.gate_send(base, output.len().min(most)) else {
             return;
         };
-        let pieces = base.with_driver(|driver| {
-            let mut pieces = driver.take_pieces();
-            output.gather(most, SEND_PIECES, &mut pieces);
-            match (pieces.pop(), pieces.is_empty()) {
-                (Some(only), true) => {
-                    driver.give_pieces(pieces);
-                    Pieces::from(only)
-                }
-                (last, _) => {
-                    pieces.extend(last);
-                    Pieces::from(pieces)
-                }
-            }
-        });
-        drop(output);
-        let op = if socket.kind.get() == Kind::Plain {
-            Op::Write { fd, pieces }
-        } else {
-            Op::Send {
-                fd,
-                pieces,
-                wait_all: true,
-            }
+        let how = match socket.kind.get() {
+            Kind::Plain => SendHow::Plain,
+            Kind::Inet | Kind::Unix => SendHow::Socket { wait_all: true },
         };
         base.tally().send_begun();
-        let op = socket.push(base, self.token.get(), op);
+        socket.in_flight.set(socket.in_flight.get() + 1);
+        let token = u64::from(self.token.get());
+        let (op, _) = base.with_driver(|driver| driver.send(token, fd, &output, most, how));
         socket.send.set(Some(op));
     }
 

@@ -1,14 +1,19 @@
 //! The simulated network: sockets, what is under way between them, and the scripted peers.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use super::dice::{Dice, Trace};
 use super::remote::{Finish, Remote};
 use super::socket::{Kind, Packet, Socket};
-use crate::sys::Errno;
+use crate::driver::{Descriptor, HangUp};
+use crate::sys::{Errno, SockAddr};
 
 /// The first simulated descriptor: no process has so many real ones.
 const FIRST_FD: i32 = 1 << 28;
+
+/// Ports from here on belong to connections; those below are for listening.
+const FIRST_EPHEMERAL_PORT: u16 = 32_768;
 
 /// What a connect to a port meets.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +44,12 @@ pub(crate) fn fd_of(socket: usize) -> i32 {
 pub(crate) fn socket_of(fd: i32) -> usize {
     let index = fd.checked_sub(FIRST_FD).filter(|index| *index >= 0);
     index.expect("a simulated descriptor") as usize
+}
+
+/// The address of an end that has no port of its own.
+fn address_of(socket: usize) -> SockAddr {
+    let port = FIRST_EPHEMERAL_PORT + socket as u16;
+    SockAddr::from(SocketAddr::from(([127, 0, 0, 1], port)))
 }
 
 impl Net {
@@ -146,6 +157,7 @@ impl Net {
             Packet::Data(_) if socket.dead => {}
             Packet::Data(bytes) => {
                 trace.note(now, "  data arrives", &[to as u64, bytes.len() as u64]);
+                socket.delivered += bytes.len() as u64;
                 socket.arrived.extend(bytes);
             }
             Packet::Fin => {
@@ -233,10 +245,57 @@ impl Net {
         if this.dead {
             return;
         }
-        if unread && this.kind != Kind::Plain {
+        if (unread || this.resets_on_close) && this.kind != Kind::Plain {
             self.post(socket, Packet::Reset, now, dice);
         } else if !std::mem::replace(&mut this.fin_sent, true) {
             self.post(socket, Packet::Fin, now, dice);
+        }
+    }
+
+    // What a driver tells of descriptors.
+
+    pub(super) fn describe(&self, fd: i32) -> Descriptor {
+        match self.sockets[self.index(fd)].kind {
+            Kind::Plain => Descriptor {
+                family: None,
+                readable: true,
+                writable: true,
+                regular: false,
+            },
+            kind => Descriptor::socket(kind.family()),
+        }
+    }
+
+    pub(super) fn hang_up(&self, fd: i32) -> HangUp {
+        let at = self.index(fd);
+        let socket = &self.sockets[at];
+        let over = match socket.kind {
+            Kind::Inet => socket.fin_arrived && socket.fin_sent,
+            Kind::Unix | Kind::Plain => socket.fin_arrived && self.peer_is_gone(at),
+        };
+        match (socket.error, over || socket.dead) {
+            (Some(_), _) => HangUp::Failed,
+            (None, true) => HangUp::Ended,
+            (None, false) => HangUp::None,
+        }
+    }
+
+    pub(super) fn readable_bytes(&self, fd: i32) -> usize {
+        self.sockets[self.index(fd)].arrived.len()
+    }
+
+    pub(super) fn acked(&self, fd: i32) -> Option<u64> {
+        let socket = &self.sockets[self.index(fd)];
+        let peer = socket.peer.filter(|_| socket.kind == Kind::Inet)?;
+        Some(self.sockets[peer].delivered)
+    }
+
+    /// All of them are at one address, and only their ports differ.
+    pub(super) fn peer_addr(&self, fd: i32) -> Result<SockAddr, Errno> {
+        let socket = &self.sockets[self.index(fd)];
+        match socket.peer.filter(|_| !socket.dead) {
+            Some(peer) => Ok(address_of(peer)),
+            None => Err(Errno::from_raw(libc::ENOTCONN)),
         }
     }
 

@@ -63,6 +63,10 @@ pub(crate) struct Socket {
     /// Bytes handed to receives, bytes taken from sends.
     pub(super) received: u64,
     pub(super) sent: u64,
+    /// Bytes that came over the wire, received or not.
+    pub(super) delivered: u64,
+    /// Close resets the connection.
+    pub(super) resets_on_close: bool,
     /// Who plays this end, if it is not the base under test.
     pub(super) remote: Option<Box<Remote>>,
 }
@@ -84,6 +88,8 @@ impl Socket {
             error: None,
             received: 0,
             sent: 0,
+            delivered: 0,
+            resets_on_close: false,
             remote: None,
         }
     }

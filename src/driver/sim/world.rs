@@ -7,7 +7,7 @@ use super::faults::Faults;
 use super::net::{Net, Target, fd_of};
 use super::socket::{Kind, Packet};
 use crate::arena::{Arena, Piece, Slot};
-use crate::driver::{Completion, Op, OpId, Wait};
+use crate::driver::{Completion, Op, OpId, SocketOption, Wait};
 use crate::ring::RingCounters;
 use crate::sys::Errno;
 
@@ -584,6 +584,20 @@ impl World {
         let capacity = self.dice.pick(&[100, 5000, 70_000]);
         let kind = Kind::of_family(family);
         self.net.socket(kind, capacity)
+    }
+
+    pub(super) fn set_option(&mut self, fd: i32, option: SocketOption) -> Result<(), Errno> {
+        let at = self.net.index(fd);
+        let socket = &mut self.net.sockets[at];
+        match option {
+            _ if socket.kind == Kind::Plain => return Err(Errno::NOTSOCK),
+            SocketOption::ResetOnClose => socket.resets_on_close = true,
+            SocketOption::NoDelay(_) if socket.kind == Kind::Unix => {
+                return Err(Errno::from_raw(libc::EOPNOTSUPP));
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     pub(super) fn shutdown_write(&mut self, fd: i32) -> Result<(), Errno> {
