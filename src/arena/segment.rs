@@ -103,6 +103,13 @@ impl Segment {
             .is_some_and(|header| header.kind() == Kind::Slot)
     }
 
+    /// True when its bytes are somebody else's: the last reference runs their destructor.
+    #[inline]
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.header()
+            .is_some_and(|header| header.kind() == Kind::Foreign)
+    }
+
     /// True when its bytes lie in a heap block of this library.
     pub fn is_heap(&self) -> bool {
         self.header()

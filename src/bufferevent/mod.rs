@@ -657,7 +657,7 @@ impl Inner {
         self.input.borrow_mut().freeze_end();
         let mut output = self.output.borrow_mut();
         output.freeze_start();
-        output.bind();
+        output.bind(1);
     }
 
     /// Appends to the output by way of `f`, and has it sent.

@@ -69,9 +69,9 @@ impl<'a> BufferView<'a> {
         match self.side {
             Side::Input => buffer.freeze_end(),
             Side::Output => {
-                if !buffer.is_bound() {
+                if buffer.bound_id() == 0 {
                     // `f` put another buffer in its place: what is under way went with the old one.
-                    buffer.bind();
+                    buffer.bind(1);
                     inner.socket.disown_send();
                 }
                 buffer.freeze_start();

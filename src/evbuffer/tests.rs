@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::arena::{Arena, ArenaConfig};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn arena(slots: usize) -> Arena {
     Arena::new(ArenaConfig {
@@ -86,4 +88,194 @@ fn no_empty_segment_stays_in_the_middle() {
     assert!(front.chain.iter().all(|seg| seg.len() > 0));
     front.prepend(b"0").expect("not frozen");
     assert_eq!(content(&front), b"0abcdef");
+}
+
+/// Bytes whose destructor counts, and asks how things stand.
+struct Owner {
+    bytes: &'static [u8],
+    ends: Arc<AtomicUsize>,
+}
+
+impl AsRef<[u8]> for Owner {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.ends.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_number_stays_with_its_buffer() {
+    let (mut a, mut b) = (EvBuffer::from("one"), EvBuffer::from("two"));
+    assert_eq!(a.bound_id(), 0);
+    a.bind(7);
+    b.bind(u32::MAX);
+    std::mem::swap(&mut a, &mut b);
+    assert_eq!((a.bound_id(), b.bound_id()), (u32::MAX, 7));
+    assert_eq!(b.take_front(1).bound_id(), 0);
+    assert_eq!(b.split_to(1).expect("not frozen").bound_id(), 0);
+    a.add_buffer(&mut b).expect("not frozen");
+    assert_eq!((a.bound_id(), b.bound_id()), (u32::MAX, 7));
+    assert_eq!(std::mem::take(&mut a).bound_id(), u32::MAX);
+    assert_eq!(a.bound_id(), 0);
+    b.bind(0);
+    assert_eq!(b.bound_id(), 0);
+}
+
+#[test]
+fn what_an_operation_takes_can_be_put_back() {
+    for taken in [0, 1, 3, 4, 9, 10, 100] {
+        let mut buffer = EvBuffer::from("abc");
+        buffer.add(b"defghi").expect("not frozen");
+        buffer.add_owner(b"j".to_vec()).expect("not frozen");
+        buffer.bind(3);
+        buffer.freeze_start();
+        buffer.freeze_end();
+        let front = buffer.take_front(taken);
+        let n = taken.min(10);
+        assert_eq!((front.len(), buffer.len()), (n, 10 - n));
+        assert!(n < 10 || front.has_owners());
+        buffer.put_front(front);
+        assert_eq!(content(&buffer), b"abcdefghij");
+        assert!(matches!(buffer.drain(1), Err(BufferError::FrozenStart)));
+        assert_eq!((buffer.bound_id(), buffer.has_owners()), (3, true));
+    }
+}
+
+#[test]
+fn an_owner_is_handed_out_instead_of_dropped_when_its_bytes_are_drained() {
+    let ends = Arc::new(AtomicUsize::new(0));
+    let owner = |bytes| Owner {
+        bytes,
+        ends: Arc::clone(&ends),
+    };
+    for frozen in [false, true] {
+        ends.store(0, Ordering::Relaxed);
+        let mut buffer = EvBuffer::from("fixed ");
+        buffer.add(b"copied ").expect("not frozen");
+        assert!(!buffer.has_owners());
+        buffer.add_owner(owner(b"first ")).expect("not frozen");
+        buffer.add_owner(owner(b"second")).expect("not frozen");
+        assert!(buffer.has_owners());
+        if frozen {
+            buffer.freeze_start();
+        }
+        let mut spent = Spent::new();
+        assert_eq!(buffer.drain_front_into(18, &mut spent), 18);
+        assert!(spent.is_empty());
+        assert_eq!(buffer.drain_front_into(2, &mut spent), 2);
+        assert_eq!(content(&buffer), b"econd");
+        assert!(!spent.is_empty());
+        let mut more = Spent::new();
+        assert_eq!(buffer.drain_front_into(usize::MAX, &mut more), 5);
+        assert!(!buffer.has_owners());
+        spent.append(&mut more);
+        assert!(more.is_empty());
+        assert_eq!(ends.load(Ordering::Relaxed), 0);
+        drop(spent);
+        assert_eq!(ends.load(Ordering::Relaxed), 2);
+    }
+}
+
+#[test]
+fn owners_are_known_wherever_their_bytes_go() {
+    let ends = Arc::new(AtomicUsize::new(0));
+    let owner = || {
+        bytes::Bytes::from_owner(Owner {
+            bytes: b"owned",
+            ends: Arc::clone(&ends),
+        })
+    };
+    let mut appended = EvBuffer::from("x");
+    appended
+        .add_buffer(&mut EvBuffer::from(owner()))
+        .expect("not frozen");
+    let mut prepended = EvBuffer::from("x");
+    prepended.prepend_piece(owner()).expect("not frozen");
+    let mut moved = EvBuffer::from("x");
+    moved
+        .prepend_buffer(&mut EvBuffer::from(owner()))
+        .expect("not frozen");
+    let mut part = EvBuffer::from("x");
+    EvBuffer::from(owner())
+        .remove_buffer(&mut part, 2)
+        .expect("not frozen");
+    let mut shared = EvBuffer::new();
+    shared
+        .add_buffer_reference(&EvBuffer::from(owner()))
+        .expect("not frozen");
+    for mut buffer in [appended, prepended, moved, part, shared] {
+        let before = ends.load(Ordering::Relaxed);
+        assert!(buffer.has_owners(), "{buffer:?}");
+        let mut spent = Spent::new();
+        buffer.drain_front_into(usize::MAX, &mut spent);
+        assert_eq!(ends.load(Ordering::Relaxed), before, "{buffer:?}");
+        drop(spent);
+        assert_eq!(ends.load(Ordering::Relaxed), before + 1, "{buffer:?}");
+    }
+}
+
+#[test]
+fn a_file_that_was_read_is_closed_when_its_holder_says_so() {
+    let path = std::env::temp_dir().join(format!("evring-spent-{}", std::process::id()));
+    std::fs::write(&path, b"from a file").expect("a temporary file");
+    let file = std::fs::File::open(&path).expect("just written");
+    std::fs::remove_file(&path).expect("just written");
+    let segment = FileSegment::new(file, 0, None).expect("a regular file");
+    let ends = Arc::new(AtomicUsize::new(0));
+    segment.on_free({
+        let ends = Arc::clone(&ends);
+        move || {
+            ends.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let mut buffer = EvBuffer::from("here, ");
+    buffer
+        .add_file_segment(&segment, 0, None)
+        .expect("not frozen");
+    drop(segment);
+    let mut spent = Spent::new();
+    buffer.load_into(8, &mut spent).expect("readable");
+    assert!(spent.is_empty() && buffer.has_owners());
+    buffer.load_into(usize::MAX, &mut spent).expect("readable");
+    assert_eq!((ends.load(Ordering::Relaxed), spent.is_empty()), (0, false));
+    assert!(!buffer.has_owners());
+    drop(spent);
+    assert_eq!(ends.load(Ordering::Relaxed), 1);
+    assert_eq!(content(&buffer), b"here, from a file");
+}
+
+#[test]
+fn held_callbacks_wait_until_they_are_told() {
+    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let mut buffer = EvBuffer::from("abc");
+    buffer.hold_callbacks();
+    assert!(!buffer.callbacks_due());
+    buffer.add_callback({
+        let seen = Arc::clone(&seen);
+        move |buffer, change| {
+            seen.lock().expect("no panic").push(*change);
+            if buffer.len() < 3 {
+                buffer.add(b"!").expect("not frozen");
+            }
+        }
+    });
+    buffer.add(b"de").expect("not frozen");
+    buffer.drain_front(4);
+    assert!(seen.lock().expect("no panic").is_empty() && buffer.callbacks_due());
+    buffer.tell_callbacks();
+    assert!(!buffer.callbacks_due());
+    let change = |orig_len, added, deleted| Change {
+        orig_len,
+        added,
+        deleted,
+    };
+    let told = std::mem::take(&mut *seen.lock().expect("no panic"));
+    assert_eq!(told, [change(3, 2, 4), change(1, 1, 0), change(2, 1, 0)]);
+    buffer.tell_callbacks();
+    assert!(seen.lock().expect("no panic").is_empty());
 }

@@ -1,7 +1,7 @@
 //! Looking at a buffer's bytes: segments, copies, contiguous views.
 
 use super::{BufferError, EvBuffer, FILES, Ptr, Seg, count_copy};
-use crate::arena::{self, Piece, Segment};
+use crate::arena::{self, Chain, Piece, Segment};
 use bytes::Bytes;
 use std::io::IoSlice;
 
@@ -244,6 +244,8 @@ impl EvBuffer {
             _ => Segment::try_with_capacity(n).ok_or(BufferError::NoMemory(n))?,
         };
         count_copy(n - target.len());
+        // What is copied goes when the buffer is whole again: an owner's destructor may panic.
+        let mut copied = Chain::new();
         while target.len() < n {
             let Some(Seg::Mem(next)) = self.chain.front_mut() else {
                 break;
@@ -251,12 +253,13 @@ impl EvBuffer {
             let part = next.len().min(n - target.len());
             target.append(&next[..part]);
             if part == next.len() {
-                self.chain.drop_front();
+                self.chain.move_front_to(&mut copied);
             } else {
                 next.advance(part);
             }
         }
         self.unshift_seg(Seg::Mem(target));
+        drop(copied);
         Ok(())
     }
 
