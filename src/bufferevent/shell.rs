@@ -310,6 +310,15 @@ impl<'a> Cx<'a> {
         self.mark_dirty();
     }
 
+    /// A buffer that was lent has come back: what was freed meanwhile is emptied now, and change
+    /// callbacks are told with no borrow held.
+    pub(super) fn buffer_is_back(&self) {
+        let shell = self.shell();
+        if shell.is_freed() {
+            drop(shell.buffers.clear());
+        }
+    }
+
     // The end of each entry.
 
     /// Runs the callbacks that are due, and brings the timer and the base's lists up to date: the
@@ -475,9 +484,9 @@ impl<'a> Cx<'a> {
         machine.clear_due();
         machine.close(now);
         drop(machine);
-        self.transport().closing(self);
-        self.transport().changed(self, Changed::Pace);
         self.mark_dirty();
+        self.transport().changed(self, Changed::Pace);
+        self.transport().closing(self);
         if let Some(previous) = previous {
             // Closed twice: the later deadline and report hold, the earlier report is told so.
             let unsent = shell.output_len();
@@ -495,6 +504,15 @@ impl<'a> Cx<'a> {
             ending.deadline = ending.deadline.min(latest);
         }
         self.transport().changed(self, Changed::Pace);
+    }
+
+    /// Takes the report of a close that goes on elsewhere, and its deadline.
+    pub(super) fn take_close(&self) -> Option<(u64, Report)> {
+        let ending = self.shell().ending.take()?;
+        let Ending {
+            deadline, report, ..
+        } = *ending;
+        report.map(|report| (deadline, report))
     }
 
     /// The connection broke while it was read from to its end.

@@ -220,11 +220,9 @@ impl Machine {
     /// The stream that is read ended, and all before it was shown.
     pub(super) fn handle_end(&mut self, end: StreamEnd) {
         self.enabled.remove(Interest::READ);
+        self.at_end = true;
         match end {
-            StreamEnd::Eof => {
-                self.at_end = true;
-                self.due.events |= Events::READING | Events::EOF;
-            }
+            StreamEnd::Eof => self.due.events |= Events::READING | Events::EOF,
             StreamEnd::Error(errno) => self.fail(Events::READING | Events::ERROR, errno),
         }
     }
@@ -261,9 +259,9 @@ impl Machine {
         self.end.is_some()
     }
 
-    /// Whether the stream ended, told already or not, and was not begun anew.
-    pub(super) fn at_end(&self) -> bool {
-        self.at_end
+    /// Whether the stream whose end was told goes on after all: another descriptor.
+    pub(super) fn is_open_again(&self) -> bool {
+        !self.at_end
     }
 
     /// Bytes left the output, which is now `output` long.

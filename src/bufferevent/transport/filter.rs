@@ -237,6 +237,12 @@ impl Transport for Filtering {
                 self.run_all(cx, Way::Out, FlushMode::Normal);
             }
             Changed::InputHasRoom => cx.mark_dirty(),
+            Changed::Reopened => {
+                self.below_end.set(None);
+                for finished in &self.finished {
+                    finished.set(false);
+                }
+            }
             Changed::Pace => {}
         }
     }
@@ -286,8 +292,8 @@ impl Transport for Filtering {
     }
 
     fn made_way(&self, cx: &Cx<'_>) -> bool {
-        self.below(cx)
-            .is_some_and(|under| under.transport().made_way(&under))
+        let under = self.below(cx);
+        under.is_some_and(|under| under.transport().made_way(&under))
     }
 
     fn closing(&self, cx: &Cx<'_>) {
@@ -316,6 +322,11 @@ impl Transport for Filtering {
 
     fn under(&self) -> Option<&BufferEvent> {
         Some(&self.under)
+    }
+
+    fn await_below(&self) {
+        self.awaits_below.set(true);
+        self.under.0.transport.await_below();
     }
 }
 
@@ -418,6 +429,14 @@ impl Filtering {
             FlushMode::Finished if finished.get() => FlushMode::Flush,
             mode => mode,
         };
+        if !self.object.is_set() {
+            cx.mark_dirty();
+            return None;
+        }
+        if mode == FlushMode::Finished {
+            // Also if it panics.
+            finished.set(true);
+        }
         let (own, below) = (&cx.shell().buffers, &under.shell().buffers);
         let (src, dst, side) = match way {
             Way::In => (below, own, Side::Input),
@@ -435,13 +454,12 @@ impl Filtering {
                 lent.map(|(result, there)| (result, there, src.len()))
             })
         });
+        cx.buffer_is_back();
+        under.buffer_is_back();
         let Some(Ok((Ok((result, there, left)), here))) = ran else {
             cx.mark_dirty();
             return None;
         };
-        if mode == FlushMode::Finished {
-            finished.set(true);
-        }
         let ran = Ran {
             result,
             consumed: here.before.saturating_sub(left),
@@ -502,6 +520,7 @@ impl Filtering {
         if under.machine().is_open_again() {
             // Another descriptor: the end was that of the one before.
             self.below_end.set(None);
+            self.finished[Way::In as usize].set(false);
             return;
         }
         if cx.is_freed() || !cx.machine().wants_read() {

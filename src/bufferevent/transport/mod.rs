@@ -43,6 +43,8 @@ pub(super) enum Changed {
     InputHasRoom,
     /// A time-out, a mark or a deadline: what is in flight may take too long to tell of progress.
     Pace,
+    /// A new connection below: what was known of the old one is over.
+    Reopened,
 }
 
 /// How a bufferevent goes.
@@ -169,6 +171,10 @@ pub(crate) trait Transport {
     fn under(&self) -> Option<&BufferEvent> {
         None
     }
+
+    /// Whoever is above waits for what was passed on to [`under`](Self::under) to drain, and is to
+    /// get a write callback then.
+    fn await_below(&self) {}
 
     /// The descriptor that it moves bytes over by itself.
     fn socket(&self) -> Option<&Socket> {

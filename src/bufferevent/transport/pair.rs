@@ -100,7 +100,7 @@ impl Transport for Pair {
                     transfer(&Cx::new(&partner, cx.base), cx, false);
                 }
             }
-            Changed::Pace => {}
+            Changed::Pace | Changed::Reopened => {}
         }
     }
 
