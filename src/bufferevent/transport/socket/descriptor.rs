@@ -150,11 +150,14 @@ impl Socket {
 
     /// Closes the descriptors that wait for their operations, if none is left.
     pub(super) fn close_retired(&self, base: &EventBase) {
+        if self.orphaned.get() != 0 {
+            return;
+        }
         let mut rare = self.rare.borrow_mut();
-        let Some(all) = rare.as_deref_mut().filter(|rare| rare.orphaned == 0) else {
+        let Some(rare_parts) = rare.as_deref_mut() else {
             return;
         };
-        let retired = std::mem::take(&mut all.retired);
+        let retired = std::mem::take(&mut rare_parts.retired);
         drop(rare);
         for fd in retired {
             base.with_driver(|driver| driver.close(fd));
@@ -163,9 +166,8 @@ impl Socket {
 
     /// Lets go of the descriptors: nothing is in flight.
     pub(super) fn let_go(&self, base: &EventBase, close: bool) {
-        if let Some(rare) = self.rare.borrow_mut().as_deref_mut() {
-            rare.orphaned = 0;
-        }
+        debug_assert_eq!(self.in_flight.get(), 0, "closed under its operations (I6)");
+        self.orphaned.set(0);
         self.close_retired(base);
         let fd = self.fd.replace(-1);
         if fd < 0 || !close {

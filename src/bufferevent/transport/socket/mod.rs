@@ -43,6 +43,8 @@ pub(in crate::bufferevent) struct Socket {
     fd: Cell<i32>,
     /// All operations that have not had their last completion.
     in_flight: Cell<u32>,
+    /// Those among them that belong to descriptors that were let go of.
+    orphaned: Cell<u32>,
     receiving: Cell<Receiving>,
     sending: Cell<Sending>,
     connect: Cell<Option<OpId>>,
@@ -73,9 +75,7 @@ pub(in crate::bufferevent) struct Socket {
 /// What hardly any socket has.
 #[derive(Debug, Default)]
 struct Rare {
-    /// Operations that belong to descriptors that were let go of.
-    orphaned: u32,
-    /// Descriptors to be closed once there are none (I6).
+    /// Descriptors to be closed once nothing of them is in flight (I6).
     retired: Vec<i32>,
     /// What the peer had acknowledged when the write timer looked last.
     acked: u64,
@@ -112,6 +112,7 @@ impl Socket {
         Socket {
             fd: Cell::new(fd),
             in_flight: Cell::new(0),
+            orphaned: Cell::new(0),
             receiving: Cell::new(Receiving::Idle),
             sending: Cell::new(Sending::Idle),
             connect: Cell::new(None),
@@ -210,14 +211,12 @@ impl Socket {
     }
 
     fn orphan_ended(&self) {
-        if let Some(rare) = self.rare.borrow_mut().as_deref_mut() {
-            rare.orphaned = rare.orphaned.saturating_sub(1);
-        }
+        self.orphaned.set(self.orphaned.get().saturating_sub(1));
     }
 
     /// An operation goes on for nobody: cancelled, and what it still brings is dropped.
     fn orphan(&self, cx: &Cx<'_>, op: OpId) {
-        self.rare.borrow_mut().get_or_insert_default().orphaned += 1;
+        self.orphaned.set(self.orphaned.get() + 1);
         cx.base.cancel(op);
     }
 
