@@ -15,7 +15,7 @@
 use std::cell::{Cell, RefCell, RefMut};
 
 use crate::error::Error;
-use crate::evbuffer::EvBuffer;
+use crate::evbuffer::{EvBuffer, Spent};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
@@ -122,6 +122,11 @@ impl Buffers {
         self.replaced.set(false);
     }
 
+    /// How many bytes that are.
+    pub(super) fn taken(&self) -> usize {
+        self.taken.get()
+    }
+
     /// The operation is over. True when the output is not the buffer that it took its bytes from:
     /// what it did not move belongs to the connection that it was on.
     pub(super) fn give_back(&self) -> bool {
@@ -132,16 +137,17 @@ impl Buffers {
     /// Drops the first `n` bytes of the output; how many are left. Payloads of the user go with no
     /// borrow held: their destructors may write.
     pub(super) fn drain_output(&self, n: usize) -> usize {
-        let mut spent = EvBuffer::new();
-        {
+        let mut spent = Spent::new();
+        let left = {
             let Some(mut output) = self.output() else {
                 debug_assert!(false, "completions come while nothing is lent");
                 return self.len(Side::Output);
             };
             output.drain_front_into(n, &mut spent);
-            if spent.is_empty() {
-                return output.len();
-            }
+            output.len()
+        };
+        if spent.is_empty() {
+            return left;
         }
         drop(spent);
         self.len(Side::Output)
@@ -169,10 +175,18 @@ impl Buffers {
         (result, Change { before, after })
     }
 
-    /// Copies what waits in the input out of the slots that it pins.
-    pub(super) fn copy_out_input(&self) {
+    /// Copies pieces of up to `limit` bytes out of the slots that they pin.
+    pub(super) fn copy_out_input(&self, limit: usize) {
         if let Some(mut input) = self.input() {
-            input.compact_small(usize::MAX);
+            input.compact_small(limit);
+        }
+    }
+
+    /// The same for both.
+    pub(super) fn copy_out(&self, limit: usize) {
+        self.copy_out_input(limit);
+        if let Some(mut output) = self.output() {
+            output.compact_small(limit);
         }
     }
 

@@ -77,8 +77,8 @@ pub(in crate::bufferevent) struct Socket {
 struct Rare {
     /// Descriptors to be closed once nothing of them is in flight (I6).
     retired: Vec<i32>,
-    /// What the peer had acknowledged when the write timer looked last.
-    acked: u64,
+    /// What the peer had acknowledged when somebody looked last.
+    acked: Option<u64>,
 }
 
 /// What a completion was for.

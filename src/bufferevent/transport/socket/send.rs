@@ -134,6 +134,9 @@ impl Socket {
             Ok(n) => {
                 let n = n as usize;
                 cx.base.tally().sent(n);
+                if n < taken && !leaving {
+                    self.note_acknowledged(cx);
+                }
                 // Bytes of a buffer that is here no longer were for the old descriptor.
                 cx.sent(if leaving && replaced { taken } else { n });
             }
@@ -217,10 +220,18 @@ impl Socket {
             return false;
         };
         let mut rare = self.rare.borrow_mut();
-        let seen = &mut rare.get_or_insert_default().acked;
-        let more = acked > *seen;
-        *seen = acked;
-        more
+        let seen = rare.get_or_insert_default().acked.replace(acked);
+        seen.is_some_and(|seen| acked > seen)
+    }
+
+    /// The kernel has no room for more, and the write timer starts again: what the peer
+    /// acknowledges from now on is progress, too.
+    fn note_acknowledged(&self, cx: &Cx<'_>) {
+        let fd = self.fd.get();
+        if fd >= 0 && self.kind.get() == Kind::Inet && cx.machine().timeouts().1 != 0 {
+            let acked = cx.base.with_driver(|driver| driver.acked(fd));
+            self.rare.borrow_mut().get_or_insert_default().acked = acked;
+        }
     }
 
     /// The output is out: ends the direction if that was asked for.
