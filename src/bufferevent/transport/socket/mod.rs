@@ -273,6 +273,10 @@ impl Transport for Socket {
         FlushResult::Nothing
     }
 
+    fn settled(&self, cx: &Cx<'_>) {
+        self.settle_suspensions(cx);
+    }
+
     fn rest(&self, cx: &Cx<'_>, machine: &Machine, output: usize) -> Rest {
         let waits = machine.wants_read()
             || machine.wants_write(output)

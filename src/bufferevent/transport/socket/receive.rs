@@ -58,6 +58,16 @@ impl Receiving {
     }
 }
 
+/// A receive that the gate lets through.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    multishot: bool,
+    /// Bytes until it is begun again, and in each completion; 0: no bound.
+    bytes: u32,
+    each: u32,
+    poll_first: bool,
+}
+
 /// What the last receive says about the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Incoming {
@@ -136,7 +146,12 @@ impl Socket {
                 bytes,
                 each,
                 poll_first,
-            } => (multishot, bytes, each, poll_first),
+            } => Plan {
+                multishot,
+                bytes,
+                each,
+                poll_first,
+            },
             Receive::AwaitReadable => {
                 let op = Op::Poll {
                     fd,
@@ -157,60 +172,63 @@ impl Socket {
                 };
             }
         };
-        let (multishot, bytes, each, poll_first) = plan;
-        let own_slot = kind.is_plain() || matches!(offer, Some(Offer::Reserve));
-        let op = if own_slot {
-            let slot = cx.base.with_driver(|driver| {
-                let arena = driver.arena();
-                match offer {
-                    Some(Offer::Reserve) => arena.take().or_else(|| arena.take_reserve()),
-                    _ => arena.take(),
-                }
-            });
-            let Some(slot) = slot else {
-                self.return_receive(cx);
-                if offer.is_none() {
+        let Some(op) = self.operation(cx, fd, plan, offer) else {
+            self.return_receive(cx);
+            return match (offer, kind.is_plain()) {
+                (None, _) => {
                     self.wait_in_line(cx);
+                    Feeding::Left
                 }
-                return Feeding::NoneLeft;
+                // Those behind it may do with what there is in the window.
+                (Some(_), true) => Feeding::Passed,
+                (Some(_), false) => Feeding::NoneLeft,
             };
-            match kind.is_plain() {
-                true => Op::Read {
-                    fd,
-                    slot,
-                    max_len: bytes,
-                },
-                false => Op::RecvSlot {
-                    fd,
-                    slot,
-                    max_len: bytes,
-                    poll_first: false,
-                },
-            }
-        } else {
-            Op::Recv {
-                fd,
-                multishot,
-                max_len: match (self.max_single_read.get(), each) {
-                    (0, each) => each,
-                    (single, 0) => single,
-                    (single, each) => single.min(each),
-                },
-                poll_first,
-                arm_limit: bytes,
-                bundle: self.incoming.get() == Incoming::Bulk && !short,
-            }
         };
         self.unwatch(cx);
         cx.base.tally().receive_armed();
         self.receiving.set(Receiving::Armed(self.push(cx, op)));
-        if own_slot && !kind.is_plain() || kind.is_plain() && offer.is_none() {
-            return Feeding::FedBySelf;
-        }
         match kind.is_plain() {
-            true => Feeding::FedBySelf,
+            // It took nothing of the window.
+            true => Feeding::Left,
             false => Feeding::Fed,
         }
+    }
+
+    /// The operation for a receive as planned; none when it needs a slot of its own, and none is
+    /// left.
+    fn operation(&self, cx: &Cx<'_>, fd: i32, plan: Plan, offer: Option<Offer>) -> Option<Op> {
+        let plain = self.kind.get().is_plain();
+        if !plain && offer != Some(Offer::Reserve) {
+            return Some(Op::Recv {
+                fd,
+                multishot: plan.multishot,
+                max_len: match (self.max_single_read.get(), plan.each) {
+                    (0, each) => each,
+                    (single, 0) => single,
+                    (single, each) => single.min(each),
+                },
+                poll_first: plan.poll_first,
+                arm_limit: plan.bytes,
+                bundle: self.incoming.get() == Incoming::Bulk && !cx.base.slots_are_low(),
+            });
+        }
+        let slot = cx.base.with_driver(|driver| {
+            let arena = driver.arena();
+            match offer {
+                None => arena.take(),
+                Some(_) => arena.take().or_else(|| arena.take_reserve()),
+            }
+        })?;
+        let max_len = plan.bytes;
+        Some(match plain {
+            true => Op::Read { fd, slot, max_len },
+            false => Op::RecvSlot {
+                fd,
+                slot,
+                max_len,
+                poll_first: false,
+            },
+        })
     }
 
     /// How to receive: bounded by the mark, by whoever may pause it, by memory, by the limits.
