@@ -29,6 +29,9 @@ use crate::sys::Errno;
 /// longer than this part of the slot: a 64-byte message must not pin 16 KiB.
 pub(super) const COPY_OUT_FRACTION: usize = 8;
 
+/// The same while memory is short, for whatever waits.
+pub(super) const SHORT_COPY_OUT_FRACTION: usize = 2;
+
 /// How long the peer has to end its own direction once all was sent. Closing a socket with
 /// unread bytes resets the connection, and a reset may overtake what was sent last.
 const LINGER_NS: u64 = 2_000_000_000;
@@ -274,8 +277,8 @@ impl<'a> Cx<'a> {
         let shell = self.shell();
         let low_on_slots = self.base.slots_are_low();
         let copy_out = match low_on_slots {
-            // A small message that waits must not keep a whole slot from everybody else.
-            true => self.base.slot_size() / COPY_OUT_FRACTION,
+            // A message that waits must not keep a whole slot from everybody else.
+            true => self.base.slot_size() / SHORT_COPY_OUT_FRACTION,
             false => 0,
         };
         let (result, change) = shell.buffers.append(copy_out, f);
@@ -347,13 +350,13 @@ impl<'a> Cx<'a> {
         if shell.nature.follows {
             self.transport().settled(self);
         }
-        let machine = shell.machine.borrow();
+        let mut machine = shell.machine.borrow_mut();
         let ending = shell.life.get() != Life::Open;
         if shell.nature.in_memory && !machine.is_timed() && !ending && !shell.reg.is_active() {
             return;
         }
         let output = shell.output_len();
-        let rest = self.transport().rest(self, &machine, output);
+        let rest = self.transport().rest(self, &mut machine, output);
         let mut deadline = machine
             .deadline(output)
             .unwrap_or(u64::MAX)
@@ -434,8 +437,11 @@ impl<'a> Cx<'a> {
         if left == 0 {
             return;
         }
-        if left <= self.base.slot_size() / COPY_OUT_FRACTION || self.base.slots_are_low() {
-            shell.buffers.copy_out_input();
+        let slot = self.base.slot_size();
+        if self.base.slots_are_low() {
+            shell.buffers.copy_out_input(slot / SHORT_COPY_OUT_FRACTION);
+        } else if left <= slot / COPY_OUT_FRACTION {
+            shell.buffers.copy_out_input(left);
         }
         let mut machine = shell.machine.borrow_mut();
         if machine.is_full() && left < before {
@@ -734,6 +740,22 @@ impl<T: Transport + 'static> Source for Inner<T> {
         // A limit may have told when to ask again.
         cx.settle();
         feeding
+    }
+
+    fn memory_is_short(self: Rc<Self>, base: &EventBase) {
+        let bev = BufferEvent(self);
+        let cx = Cx::new(&bev, base);
+        if !cx.is_freed() {
+            cx.transport().spare_memory(&cx);
+        }
+    }
+
+    fn unpark(self: Rc<Self>, base: &EventBase) {
+        let bev = BufferEvent(self);
+        let cx = Cx::new(&bev, base);
+        if !cx.is_freed() {
+            cx.transport().unpark(&cx);
+        }
     }
 
     fn check_quiet(self: Rc<Self>, base: &EventBase) -> bool {

@@ -262,7 +262,7 @@ impl Transport for Filtering {
         }
     }
 
-    fn rest(&self, _: &Cx<'_>, _: &Machine, _: usize) -> Rest {
+    fn rest(&self, _: &Cx<'_>, _: &mut Machine, _: usize) -> Rest {
         // What it waits for, the underlying waits for.
         Rest {
             waits: false,
@@ -429,20 +429,16 @@ impl Filtering {
             FlushMode::Finished if finished.get() => FlushMode::Flush,
             mode => mode,
         };
-        if !self.object.is_set() {
-            cx.mark_dirty();
-            return None;
-        }
-        if mode == FlushMode::Finished {
-            // Also if it panics.
-            finished.set(true);
-        }
         let (own, below) = (&cx.shell().buffers, &under.shell().buffers);
         let (src, dst, side) = match way {
             Way::In => (below, own, Side::Input),
             Way::Out => (own, below, Side::Output),
         };
         let ran = self.object.call(|filter| {
+            if mode == FlushMode::Finished {
+                // Also if it panics.
+                finished.set(true);
+            }
             let _using = cx.base.using_buffer();
             // An input is drained, an output appended to, without more; the other end is frozen
             // to everybody but its owner and the filter.
@@ -567,7 +563,7 @@ impl Filtering {
     /// `close_after_flush` on a filter: it hands its last bytes down and goes; the underlying
     /// flushes and reports.
     fn hand_down(&self, cx: &Cx<'_>) {
-        if !self.object.is_set() || cx.base.buffers_are_lent() && cx.shell().buffers.are_lent() {
+        if cx.base.buffers_are_lent() && cx.shell().buffers.are_lent() {
             // It runs further up: once it has returned.
             cx.mark_dirty();
             return;

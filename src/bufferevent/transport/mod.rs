@@ -99,7 +99,7 @@ pub(crate) trait Transport {
     fn flush(&self, cx: &Cx<'_>, interest: Interest, mode: FlushMode) -> FlushResult;
 
     /// What it waits for.
-    fn rest(&self, cx: &Cx<'_>, machine: &Machine, output: usize) -> Rest;
+    fn rest(&self, cx: &Cx<'_>, machine: &mut Machine, output: usize) -> Rest;
 
     /// The shell is about to settle: brings in line what follows this bufferevent's state.
     fn settled(&self, _cx: &Cx<'_>) {}
@@ -147,6 +147,12 @@ pub(crate) trait Transport {
     fn check_quiet(&self, _cx: &Cx<'_>) -> bool {
         false
     }
+
+    /// Memory has become short: holds what it holds as tightly as it can.
+    fn spare_memory(&self, _cx: &Cx<'_>) {}
+
+    /// Memory is no longer short.
+    fn unpark(&self, _cx: &Cx<'_>) {}
 
     /// A rate limit that held a direction up lets go of it.
     fn budget_came_back(&self, _cx: &Cx<'_>, _direction: Direction) {}

@@ -129,7 +129,7 @@ impl Transport for Pair {
         }
     }
 
-    fn rest(&self, _: &Cx<'_>, _: &Machine, _: usize) -> Rest {
+    fn rest(&self, _: &Cx<'_>, _: &mut Machine, _: usize) -> Rest {
         // What can move has moved.
         Rest {
             waits: false,

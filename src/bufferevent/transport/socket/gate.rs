@@ -183,7 +183,7 @@ impl Socket {
     }
 
     /// It has moved there, as source `token`: wakes come by that port from now on.
-    pub(in crate::bufferevent) fn move_limits(&self, port: Option<Rc<GroupPort>>, token: u32) {
+    pub(super) fn move_limits(&self, port: Option<Rc<GroupPort>>, token: u32) {
         let mut slot = self.limits.borrow_mut();
         let Some(limits) = slot.as_deref_mut() else {
             return;
@@ -202,6 +202,14 @@ impl Socket {
         limits.write.closed_until = 0;
     }
 
+    /// It lives on another base now, with nothing in flight.
+    pub(in crate::bufferevent) fn moved(&self, port: Option<Rc<GroupPort>>, token: u32) {
+        self.receiving.set(Receiving::Idle);
+        self.listed.set(false);
+        self.heard.set(false);
+        self.move_limits(port, token);
+    }
+
     /// A paused receive gives its share of a group back.
     pub(super) fn withdraw_paused_receive(&self, cx: &Cx<'_>) {
         if self.holds_paused_share() && !self.wants_receive(cx) {
@@ -211,19 +219,28 @@ impl Socket {
 
     /// Brings the limits in line with what is wanted now; when to look again, `u64::MAX`: not by
     /// time.
-    pub(super) fn settle_limits(&self, cx: &Cx<'_>, machine: &Machine, output: usize) -> u64 {
+    pub(super) fn settle_limits(
+        &self,
+        cx: &Cx<'_>,
+        machine: &mut Machine,
+        output: usize,
+    ) -> u64 {
         let mut slot = self.limits.borrow_mut();
         let Some(limits) = slot.as_deref_mut() else {
             return u64::MAX;
         };
-        let reads = self.wants_receive(cx);
+        let reads = self.receive_is_wanted(cx.shell().life(), machine);
         let writes = machine.wants_write(output);
         let mut next = u64::MAX;
-        for (direction, wants) in [(Direction::Read, reads), (Direction::Write, writes)] {
+        for (direction, interest, wants) in [
+            (Direction::Read, Interest::READ, reads),
+            (Direction::Write, Interest::WRITE, writes),
+        ] {
             if !wants {
                 limits.limiter.stop(direction);
                 let gate = limits.gate(direction);
                 (gate.closed_until, gate.suspended) = (0, false);
+                machine.suspend(interest, false, cx.now());
             }
             let until = limits.gate(direction).closed_until;
             next = next.min(if until == 0 { u64::MAX } else { until });
@@ -234,20 +251,6 @@ impl Socket {
             cx.mark_dirty();
         }
         next
-    }
-
-    /// Directions that nobody wants are suspended by no limit: before the timers are looked at.
-    pub(super) fn settle_suspensions(&self, cx: &Cx<'_>) {
-        if self.limits.borrow().is_none() {
-            return;
-        }
-        let reads = self.wants_receive(cx);
-        let writes = cx.machine().wants_write(cx.shell().output_len());
-        for (interest, wants) in [(Interest::READ, reads), (Interest::WRITE, writes)] {
-            if !wants {
-                suspend(cx, interest, false);
-            }
-        }
     }
 
     /// Time has passed: directions whose own bucket is filled again get their turn.

@@ -273,11 +273,7 @@ impl Transport for Socket {
         FlushResult::Nothing
     }
 
-    fn settled(&self, cx: &Cx<'_>) {
-        self.settle_suspensions(cx);
-    }
-
-    fn rest(&self, cx: &Cx<'_>, machine: &Machine, output: usize) -> Rest {
+    fn rest(&self, cx: &Cx<'_>, machine: &mut Machine, output: usize) -> Rest {
         let waits = machine.wants_read()
             || machine.wants_write(output)
             || machine.link() == Link::Connecting
@@ -329,6 +325,14 @@ impl Transport for Socket {
 
     fn check_quiet(&self, cx: &Cx<'_>) -> bool {
         self.look(cx)
+    }
+
+    fn spare_memory(&self, cx: &Cx<'_>) {
+        self.copy_out(cx);
+    }
+
+    fn unpark(&self, cx: &Cx<'_>) {
+        self.read_on(cx);
     }
 
     fn budget_came_back(&self, cx: &Cx<'_>, direction: Direction) {

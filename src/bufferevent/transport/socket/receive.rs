@@ -3,7 +3,7 @@
 use super::Socket;
 use super::gate::Receive;
 use super::{Role, descriptor::Kind};
-use crate::bufferevent::machine::{Life, Link, StreamEnd};
+use crate::bufferevent::machine::{Life, Link, Machine, StreamEnd};
 use crate::bufferevent::shell::Cx;
 use crate::driver::{Cap, Completion, Op, OpId};
 use crate::event_base::EventBase;
@@ -96,8 +96,11 @@ impl Socket {
     }
 
     pub(in crate::bufferevent) fn wants_receive(&self, cx: &Cx<'_>) -> bool {
-        let machine = cx.machine();
-        match cx.shell().life() {
+        self.receive_is_wanted(cx.shell().life(), &cx.machine())
+    }
+
+    pub(super) fn receive_is_wanted(&self, life: Life, machine: &Machine) -> bool {
+        match life {
             Life::Open => {
                 machine.wants_read() && !machine.keeps_end() && self.unseen.borrow().is_none()
             }
@@ -283,7 +286,7 @@ impl Socket {
     }
 
     /// Memory is no longer short: whoever was parked reads on.
-    pub(super) fn unpark(&self, cx: &Cx<'_>) {
+    pub(super) fn read_on(&self, cx: &Cx<'_>) {
         if self.receiving.get() == Receiving::Parked {
             self.receiving.set(Receiving::Idle);
             cx.mark_dirty();
@@ -292,7 +295,7 @@ impl Socket {
 
     /// Memory has become short: what it holds is copied as tightly as can be, and a receive that
     /// may bring more than its share ends.
-    pub(super) fn spare_memory(&self, cx: &Cx<'_>) {
+    pub(super) fn copy_out(&self, cx: &Cx<'_>) {
         cx.shell().buffers.copy_out(cx.base.slot_size() / 2);
         if let Some(unseen) = self.unseen.borrow_mut().as_deref_mut() {
             unseen.copy_out(cx.base.slot_size() / 2);

@@ -3,7 +3,7 @@
 use super::Socket;
 use super::descriptor::Kind;
 use crate::bufferevent::machine::{Fin, Life, StreamEnd};
-use crate::bufferevent::shell::{COPY_OUT_FRACTION, Cx};
+use crate::bufferevent::shell::{SHORT_COPY_OUT_FRACTION, Cx};
 use crate::driver::{Completion, OpId};
 use crate::evbuffer::Spent;
 use crate::sys::Errno;
@@ -88,7 +88,7 @@ impl Socket {
         }
         if cx.base.slots_are_low() {
             // What the kernel can not take at once would keep a slot for each small message.
-            output.compact_small(cx.base.slot_size() / COPY_OUT_FRACTION);
+            output.compact_small(cx.base.slot_size() / SHORT_COPY_OUT_FRACTION);
         }
         let Some(most) = self.gate_send(cx, output.len().min(most)) else {
             return;
