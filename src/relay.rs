@@ -385,7 +385,7 @@ impl Inner {
             return;
         }
         for side in [RelaySide::A, RelaySide::B] {
-            self.bev(side).hasten_close(deadline);
+            self.bev(side).shorten_deadline(deadline);
         }
     }
 

@@ -63,7 +63,7 @@ pub(super) struct Buffers {
     input: RefCell<EvBuffer>,
     output: RefCell<EvBuffer>,
     /// Bytes at the front of the output that an operation has taken.
-    taken: Cell<usize>,
+    taken: Cell<u32>,
     /// The output is another buffer than the one that these bytes were taken from.
     replaced: Cell<bool>,
 }
@@ -118,13 +118,14 @@ impl Buffers {
 
     /// An operation has taken the first `n` bytes of the output.
     pub(super) fn take(&self, n: usize) {
-        self.taken.set(n);
+        // An operation moves less than 4 GiB.
+        self.taken.set(u32::try_from(n).unwrap_or(u32::MAX));
         self.replaced.set(false);
     }
 
     /// How many bytes that are.
     pub(super) fn taken(&self) -> usize {
-        self.taken.get()
+        self.taken.get() as usize
     }
 
     /// The operation is over. True when the output is not the buffer that it took its bytes from:
@@ -219,7 +220,7 @@ impl Buffers {
         let before = buffer.len();
         let taken = match side {
             Side::Input => 0,
-            Side::Output => self.taken.get(),
+            Side::Output => self.taken(),
         };
         let aside = match taken {
             0 => EvBuffer::new(),

@@ -115,7 +115,8 @@ impl BufferEvent {
             return Ok(());
         }
         let port = socket.port_on(base)?;
-        shell.reg.move_to(&old, base, default_priority(base))?;
+        shell.reg.move_to(&old, base)?;
+        shell.reg.set_priority(default_priority(base));
         socket.moved(port, shell.reg.token());
         let cx = Cx::new(self, base);
         cx.mark_dirty();

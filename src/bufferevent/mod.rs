@@ -1,7 +1,7 @@
 //! Bufferevents: buffers that fill and drain by themselves.
 
 use std::fmt;
-use std::os::fd::{IntoRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ mod machine;
 #[cfg(test)]
 mod probe;
 mod remote;
+mod seldom;
 mod shell;
 mod transport;
 mod types;
@@ -32,7 +33,7 @@ use crate::event_base::{EventBase, Interest};
 use crate::sys::Errno;
 use buffers::Side;
 use callbacks::Handles;
-use machine::{Fin, Hold, Life, Link, StreamEnd};
+use machine::{Fin, Hold, Link, StreamEnd};
 use shell::{Cx, Inner};
 use transport::socket::Socket;
 use transport::{Changed, End};
@@ -73,7 +74,7 @@ use transport::{Changed, End};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
-pub struct BufferEvent(pub(crate) Rc<Inner>);
+pub struct BufferEvent(Rc<Inner>);
 
 // With the two counters of its Rc it is what an idle connection costs before anything of its
 // user's.
@@ -252,7 +253,7 @@ impl BufferEvent {
         match removed {
             Ok(Ok(n)) => n,
             Ok(Err(error)) => {
-                let errno = error.errno().unwrap_or(Errno::from_raw(libc::EIO));
+                let errno = errno_of(&error);
                 let told = self.command(|cx| cx.ended(StreamEnd::Error(errno)));
                 told.map_or(0, |()| 0)
             }
@@ -603,6 +604,12 @@ impl BufferEvent {
             .map_err(|source| Error::io(name, source))
     }
 
+    /// The other side of a pair, or none when it was freed or this is no pair
+    /// (`bufferevent_pair_get_partner`).
+    pub fn partner(&self) -> Option<BufferEvent> {
+        self.0.transport.partner()
+    }
+
     /// The base it lives on (`bufferevent_get_base`).
     ///
     /// # Errors
@@ -698,6 +705,15 @@ fn check_options(options: Options) -> Result<(), Error> {
         });
     }
     Ok(())
+}
+
+/// The error number of a buffer that could not be read.
+fn errno_of(error: &crate::evbuffer::BufferError) -> Errno {
+    let raw = match error {
+        crate::evbuffer::BufferError::Io(error) => error.raw_os_error(),
+        _ => None,
+    };
+    Errno::from_raw(raw.unwrap_or(libc::EIO))
 }
 
 /// When so much time has passed, in the driver's time; `u64::MAX` for no limit.

@@ -14,6 +14,7 @@ use super::BufferEvent;
 use super::buffers::{Buffers, Side};
 use super::callbacks::{Handler, Handles};
 use super::machine::{Facts, Life, Link, Machine, Stage, Step, StreamEnd, step};
+use super::seldom::Seldom;
 use super::transport::{Changed, End, Nature, Transport};
 use super::types::{Events, FlushEnd, Options};
 use crate::driver::Completion;
@@ -41,7 +42,7 @@ pub(super) type Report = Box<dyn FnOnce(FlushEnd)>;
 pub(super) type Done = Box<dyn FnOnce(&BufferEvent)>;
 
 /// What the handles share: a shell, and the transport that moves its bytes.
-pub(crate) struct Inner<T: ?Sized = dyn Transport> {
+pub(super) struct Inner<T: ?Sized = dyn Transport> {
     pub(super) shell: Shell,
     pub(super) transport: T,
 }
@@ -57,7 +58,7 @@ pub(super) struct Shell {
     calling: Cell<Option<Stage>>,
     life: Cell<Life>,
     nature: Nature,
-    ending: RefCell<Option<Box<Ending>>>,
+    ending: Seldom<Ending>,
 }
 
 /// Whom to tell of the end, and when it is at the latest.
@@ -86,7 +87,7 @@ impl<T: Transport + 'static> Inner<T> {
             calling: Cell::new(None),
             life: Cell::new(Life::Open),
             nature: transport.nature(),
-            ending: RefCell::new(None),
+            ending: Seldom::default(),
         };
         shell.reg.set_priority(default_priority(base));
         let inner = Rc::new(Inner { shell, transport });
@@ -96,8 +97,8 @@ impl<T: Transport + 'static> Inner<T> {
 }
 
 /// The middle one of the base's.
-pub(super) fn default_priority(base: &EventBase) -> usize {
-    base.priorities() / 2
+pub(super) fn default_priority(base: &EventBase) -> u8 {
+    u8::try_from(base.priorities() / 2).unwrap_or(u8::MAX)
 }
 
 impl Shell {
@@ -144,8 +145,7 @@ impl Shell {
 
     /// The deadline of a close that is under way; `u64::MAX`: none.
     pub(super) fn close_deadline(&self) -> u64 {
-        let ending = self.ending.borrow();
-        ending.as_deref().map_or(u64::MAX, |ending| ending.deadline)
+        self.ending.with(|ending| ending.deadline).unwrap_or(u64::MAX)
     }
 
     /// Lets go of all that is the user's, of a bufferevent that was just freed.
@@ -158,6 +158,16 @@ impl Shell {
         self.handler.clear();
         if let Some(ending) = ending {
             ending.tell(bev, end(unsent));
+        }
+    }
+}
+
+impl Default for Ending {
+    fn default() -> Self {
+        Ending {
+            deadline: u64::MAX,
+            report: None,
+            dones: Vec::new(),
         }
     }
 }
@@ -208,7 +218,7 @@ impl Drop for Telling<'_> {
 
 /// A bufferevent on its base, within one entry.
 #[derive(Clone, Copy)]
-pub(crate) struct Cx<'a> {
+pub(super) struct Cx<'a> {
     pub(super) bev: &'a BufferEvent,
     pub(super) base: &'a EventBase,
 }
@@ -454,18 +464,7 @@ impl<'a> Cx<'a> {
     /// Receives no more; `done` once all that the kernel had received is in the input.
     pub(super) fn begin_stop_reads(&self, done: Done) {
         let shell = self.shell();
-        let mut ending = shell.ending.borrow_mut();
-        ending
-            .get_or_insert_with(|| {
-                Box::new(Ending {
-                    deadline: u64::MAX,
-                    report: None,
-                    dones: Vec::new(),
-                })
-            })
-            .dones
-            .push(done);
-        drop(ending);
+        shell.ending.with_made(|ending| ending.dones.push(done));
         shell.life.set(Life::StoppingReads);
         shell.machine.borrow_mut().finish_reading();
         self.transport().stop_reads(self);
@@ -506,9 +505,9 @@ impl<'a> Cx<'a> {
         if !shell.life.get().is_closing() {
             return;
         }
-        if let Some(ending) = shell.ending.borrow_mut().as_deref_mut() {
-            ending.deadline = ending.deadline.min(latest);
-        }
+        shell
+            .ending
+            .with(|ending| ending.deadline = ending.deadline.min(latest));
         self.transport().changed(self, Changed::Pace);
     }
 
@@ -610,7 +609,7 @@ impl<'a> Cx<'a> {
         if shell.life.replace(Life::Freed) == Life::Freed {
             return;
         }
-        self.base.unshare(&shell.reg);
+        shell.reg.unshare(self.base);
         self.transport().end(self, how);
         self.leave_if_quiet();
         shell.empty(self.bev, |unsent| FlushEnd::Failed { unsent });

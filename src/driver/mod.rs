@@ -15,7 +15,7 @@ use crate::evbuffer::EvBuffer;
 pub(crate) use crate::ring::{Cap, Completion, Op, OpId, Wait};
 use crate::ring::{Caps, RingCounters};
 use crate::sys::{Errno, SockAddr};
-pub(crate) use descriptor::{Descriptor, HangUp, SendHow, SocketOption};
+pub(crate) use descriptor::{Descriptor, HangUp, KeepAlive, SendHow, SocketOption};
 
 mod descriptor;
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use slab::Slab;
 
@@ -128,14 +129,19 @@ impl EventBaseBuilder {
                 why: "a base has 1 to 256 priorities",
             });
         }
+        static LAST_NUMBER: AtomicU32 = AtomicU32::new(0);
         let now = driver.now();
         Ok(EventBase(Rc::new(Base {
             driver: RefCell::new(Some(driver)),
+            number: LAST_NUMBER.fetch_add(1, Ordering::Relaxed).wrapping_add(1),
             sources: RefCell::new(Slab::new()),
+            last_stamp: Cell::new(0),
             timers: RefCell::default(),
             fifo: RefCell::new((0..self.priorities).map(|_| VecDeque::new()).collect()),
             dirty: RefCell::default(),
-            starved: RefCell::default(),
+            line: RefCell::default(),
+            last_ticket: Cell::new(0),
+            purge_line_at: Cell::new(0),
             now: Cell::new(now),
             active: Cell::new(0),
             stop: Cell::new(Stop::No),
@@ -144,13 +150,13 @@ impl EventBaseBuilder {
             buffers_in_use: Cell::new(0),
             spin: self.spin,
             tally: Default::default(),
-            turn_hook: RefCell::new(None),
+            turn_hook: Default::default(),
             remote: RefCell::new(None),
             groups: Default::default(),
             shared: RefCell::default(),
-            next_shared: Cell::new(1),
             pid: std::process::id(),
-            slots_low: Cell::new(false),
+            memory: Default::default(),
+            quiet: Default::default(),
             slot_size,
         })))
     }

@@ -55,7 +55,7 @@ fn pass(src: &mut EvBuffer, dst: &mut EvBuffer, limit: Option<usize>) -> FilterR
 }
 
 /// What a filter is: the object, and what stands below it.
-pub(crate) struct Filtering {
+pub(in crate::bufferevent) struct Filtering {
     under: BufferEvent,
     /// Out while it runs: what it writes to its own bufferevent is picked up afterwards.
     object: Hook<dyn Filter>,

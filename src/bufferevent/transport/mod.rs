@@ -26,8 +26,6 @@ use crate::rate_limit::Direction;
 
 pub(super) mod filter;
 pub(super) mod pair;
-#[cfg(test)]
-mod recording;
 pub(super) mod socket;
 
 use socket::Socket;
@@ -77,7 +75,7 @@ pub(super) struct Nature {
 }
 
 /// What moves the bytes.
-pub(crate) trait Transport {
+pub(super) trait Transport {
     /// Asked once, when the bufferevent is made.
     fn nature(&self) -> Nature {
         Nature::default()

@@ -14,7 +14,7 @@ use crate::sys::Errno;
 
 /// What one side knows of the other.
 #[derive(Default)]
-pub(crate) struct Pair {
+pub(in crate::bufferevent) struct Pair {
     partner: Cell<Weak<Inner<Pair>>>,
     /// How the partner ended its stream, or went.
     ended: Cell<Option<StreamEnd>>,
@@ -96,7 +96,7 @@ impl Transport for Pair {
                 None => self.show_end(cx),
             },
             Changed::InputHasRoom => {
-                if let Some(partner) = self.other().map(BufferEvent) {
+                if let Some(partner) = self.other().map(|partner| BufferEvent(partner)) {
                     transfer(&Cx::new(&partner, cx.base), cx, false);
                 }
             }
@@ -159,7 +159,7 @@ impl Transport for Pair {
 impl Pair {
     /// Moves what can move in both directions, and tells of an end that is due.
     fn move_both(&self, cx: &Cx<'_>) {
-        if let Some(partner) = self.other().map(BufferEvent) {
+        if let Some(partner) = self.other().map(|partner| BufferEvent(partner)) {
             let there = Cx::new(&partner, cx.base);
             // In libevent's order, which is that of the callbacks.
             transfer(&there, cx, false);

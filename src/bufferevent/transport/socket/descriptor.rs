@@ -142,9 +142,7 @@ impl Socket {
 
     /// Has a descriptor closed once nothing of it is in flight.
     pub(super) fn retire(&self, base: &EventBase, fd: i32) {
-        let mut rare = self.rare.borrow_mut();
-        rare.get_or_insert_default().retired.push(fd);
-        drop(rare);
+        self.rare.with_made(|rare| rare.retired.push(fd));
         self.close_retired(base);
     }
 
@@ -153,13 +151,8 @@ impl Socket {
         if self.orphaned.get() != 0 {
             return;
         }
-        let mut rare = self.rare.borrow_mut();
-        let Some(rare_parts) = rare.as_deref_mut() else {
-            return;
-        };
-        let retired = std::mem::take(&mut rare_parts.retired);
-        drop(rare);
-        for fd in retired {
+        let retired = self.rare.with(|rare| std::mem::take(&mut rare.retired));
+        for fd in retired.into_iter().flatten() {
             base.with_driver(|driver| driver.close(fd));
         }
     }

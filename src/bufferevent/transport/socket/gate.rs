@@ -6,6 +6,7 @@
 use std::rc::Rc;
 
 use super::Socket;
+use super::quiet::Listed;
 use super::receive::Receiving;
 use crate::bufferevent::machine::Machine;
 use crate::bufferevent::shell::Cx;
@@ -205,8 +206,7 @@ impl Socket {
     /// It lives on another base now, with nothing in flight.
     pub(in crate::bufferevent) fn moved(&self, port: Option<Rc<GroupPort>>, token: u32) {
         self.receiving.set(Receiving::Idle);
-        self.listed.set(false);
-        self.heard.set(false);
+        self.listed.set(Listed::Not);
         self.move_limits(port, token);
     }
 

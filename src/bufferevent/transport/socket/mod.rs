@@ -16,9 +16,12 @@ use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 
 use super::{Changed, End, Rest, Transport};
 use crate::bufferevent::machine::{Life, Link, Machine, StreamEnd};
+use crate::bufferevent::seldom::Seldom;
 use crate::bufferevent::shell::Cx;
 use crate::bufferevent::types::{FlushMode, FlushResult};
-use crate::driver::{Completion, Descriptor, Op, OpId};
+#[cfg(test)]
+use crate::driver::Descriptor;
+use crate::driver::{Completion, Op, OpId};
 use crate::event_base::source::{Feeding, Offer};
 use crate::event_base::{EventBase, Interest};
 use crate::rate_limit::Direction;
@@ -33,6 +36,7 @@ mod unseen;
 
 use descriptor::Kind;
 use gate::Limits;
+use quiet::Listed;
 use receive::{Incoming, Receiving};
 use send::Sending;
 use unseen::Unseen;
@@ -48,14 +52,11 @@ pub(in crate::bufferevent) struct Socket {
     receiving: Cell<Receiving>,
     sending: Cell<Sending>,
     connect: Cell<Option<OpId>>,
-    rare: RefCell<Option<Box<Rare>>>,
-    unseen: RefCell<Option<Box<Unseen>>>,
+    rare: Seldom<Rare>,
+    unseen: Seldom<Unseen>,
     limits: RefCell<Option<Box<Limits>>>,
     /// See `set_receive_bound`.
     receive_bound: Cell<u32>,
-    /// 0: the default.
-    max_single_read: Cell<u32>,
-    max_single_write: Cell<u32>,
     /// What it received waits in somebody else's output.
     backlogged: Cell<bool>,
     /// Somebody above times the progress of its sends.
@@ -64,10 +65,7 @@ pub(in crate::bufferevent) struct Socket {
     /// `connect` made the socket.
     made_here: Cell<bool>,
     incoming: Cell<Incoming>,
-    /// Bytes came since the base looked last whether the connection still stands.
-    heard: Cell<bool>,
-    /// The base is going to look.
-    listed: Cell<bool>,
+    listed: Cell<Listed>,
     /// Its end is to be a reset.
     resets: Cell<bool>,
 }
@@ -79,6 +77,9 @@ struct Rare {
     retired: Vec<i32>,
     /// What the peer had acknowledged when somebody looked last.
     acked: Option<u64>,
+    /// 0: the default.
+    max_single_read: u32,
+    max_single_write: u32,
 }
 
 /// What a completion was for.
@@ -116,19 +117,16 @@ impl Socket {
             receiving: Cell::new(Receiving::Idle),
             sending: Cell::new(Sending::Idle),
             connect: Cell::new(None),
-            rare: RefCell::default(),
-            unseen: RefCell::default(),
+            rare: Seldom::default(),
+            unseen: Seldom::default(),
             limits: RefCell::default(),
             receive_bound: Cell::new(0),
-            max_single_read: Cell::new(0),
-            max_single_write: Cell::new(0),
             backlogged: Cell::new(false),
             watched: Cell::new(false),
             kind: Cell::new(kind),
             made_here: Cell::new(false),
             incoming: Cell::new(Incoming::Messages),
-            heard: Cell::new(false),
-            listed: Cell::new(false),
+            listed: Cell::new(Listed::Not),
             resets: Cell::new(false),
         }
     }
@@ -146,18 +144,25 @@ impl Socket {
     }
 
     pub(in crate::bufferevent) fn set_max_single_read(&self, bytes: usize) {
-        self.max_single_read
-            .set(u32::try_from(bytes).unwrap_or(u32::MAX));
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.rare.with_made(|rare| rare.max_single_read = bytes);
     }
 
     pub(in crate::bufferevent) fn set_max_single_write(&self, bytes: usize) {
-        self.max_single_write
-            .set(u32::try_from(bytes).unwrap_or(u32::MAX));
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.rare.with_made(|rare| rare.max_single_write = bytes);
     }
 
     pub(in crate::bufferevent) fn max_single(&self) -> (usize, usize) {
-        let (read, write) = (self.max_single_read.get(), self.max_single_write.get());
-        (read as usize, write as usize)
+        (self.single_read() as usize, self.single_write() as usize)
+    }
+
+    fn single_read(&self) -> u32 {
+        self.rare.with(|rare| rare.max_single_read).unwrap_or(0)
+    }
+
+    fn single_write(&self) -> u32 {
+        self.rare.with(|rare| rare.max_single_write).unwrap_or(0)
     }
 
     pub(in crate::bufferevent) fn set_backlogged(&self, backlogged: bool) {

@@ -15,16 +15,27 @@ use crate::bufferevent::shell::Cx;
 use crate::driver::{HangUp, Op};
 use crate::sys::Errno;
 
+/// Whether the base is going to look after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Listed {
+    Not,
+    /// Nothing was heard since it looked last.
+    Silent,
+    Heard,
+}
+
 impl Socket {
     /// Bytes came and, as far as is known, no more are there.
     pub(super) fn hear(&self, cx: &Cx<'_>) {
-        self.heard.set(true);
-        self.list_for_check(cx);
+        if self.listed.replace(Listed::Heard) == Listed::Not {
+            cx.base.check_when_quiet(&cx.shell().reg);
+        }
     }
 
     /// Has the base look whether the connection still stands.
     pub(super) fn list_for_check(&self, cx: &Cx<'_>) {
-        if !self.listed.replace(true) {
+        if self.listed.get() == Listed::Not {
+            self.listed.set(Listed::Silent);
             cx.base.check_when_quiet(&cx.shell().reg);
         }
     }
@@ -43,10 +54,11 @@ impl Socket {
 
     /// The base looks; true to be asked again.
     pub(super) fn look(&self, cx: &Cx<'_>) -> bool {
-        if self.heard.replace(false) {
+        if self.listed.get() == Listed::Heard {
+            self.listed.set(Listed::Silent);
             return true;
         }
-        self.listed.set(false);
+        self.listed.set(Listed::Not);
         let Some(fd) = self.fd() else { return false };
         let receiving = self.receiving.get();
         let still = !receiving.may_bring();
@@ -63,8 +75,13 @@ impl Socket {
             };
             self.receiving.set(Receiving::Watching(self.push(cx, op)));
         }
-        // In the line for memory a poll would stand in the way of the receive.
-        still && receiving != Receiving::Idle && self.may_break_unseen(cx)
+        // One that waits for memory has no poll, which would stand in the way of its receive.
+        let again = matches!(receiving, Receiving::InLine | Receiving::Parked)
+            && self.may_break_unseen(cx);
+        if again {
+            self.listed.set(Listed::Silent);
+        }
+        again
     }
 
     /// The poll of one that stands still has ended.

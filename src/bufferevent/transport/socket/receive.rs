@@ -102,7 +102,7 @@ impl Socket {
     pub(super) fn receive_is_wanted(&self, life: Life, machine: &Machine) -> bool {
         match life {
             Life::Open => {
-                machine.wants_read() && !machine.keeps_end() && self.unseen.borrow().is_none()
+                machine.wants_read() && !machine.keeps_end() && !self.unseen.is_some()
             }
             // Whatever is enabled meanwhile: it has finished reading.
             Life::StoppingReads | Life::Freed => false,
@@ -205,7 +205,7 @@ impl Socket {
             return Some(Op::Recv {
                 fd,
                 multishot: plan.multishot,
-                max_len: match (self.max_single_read.get(), plan.each) {
+                max_len: match (self.single_read(), plan.each) {
                     (0, each) => each,
                     (single, 0) => single,
                     (single, each) => single.min(each),
@@ -238,7 +238,7 @@ impl Socket {
     fn plan(&self, cx: &Cx<'_>, kind: Kind, short: bool, offer: Option<Offer>) -> Receive {
         let room = cx.machine().room(cx.shell().input_len());
         let multishot = kind == Kind::Inet && !short && offer != Some(Offer::Reserve);
-        let single = self.max_single_read.get();
+        let single = self.single_read();
         let bound = match (u32::try_from(room), self.receive_bound.get()) {
             _ if kind.is_plain() || offer == Some(Offer::Reserve) => single,
             (Ok(room), 0) => room,
@@ -297,9 +297,8 @@ impl Socket {
     /// may bring more than its share ends.
     pub(super) fn copy_out(&self, cx: &Cx<'_>) {
         cx.shell().buffers.copy_out(cx.base.slot_size() / 2);
-        if let Some(unseen) = self.unseen.borrow_mut().as_deref_mut() {
-            unseen.copy_out(cx.base.slot_size() / 2);
-        }
+        let half = cx.base.slot_size() / 2;
+        self.unseen.with(|unseen| unseen.copy_out(half));
         if self.holds_memory(cx) && !self.is_closing_down(cx) {
             self.stop_receive(cx);
         }

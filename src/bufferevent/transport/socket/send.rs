@@ -65,26 +65,19 @@ impl Socket {
         if !machine.wants_write(output.len()) {
             return;
         }
-        let most = match self.max_single_write.get() {
+        let most = match self.single_write() {
             0 => SEND_BYTES,
             set => set as usize,
         };
         // Not past the low mark, at which somebody wants to be called.
         let most = most.min(machine.before_low_mark(output.len()));
         drop(machine);
-        if output.has_file_in_front() {
-            let mut spent = Spent::new();
-            let loaded = output.load_into(most.min(FILE_READ_BYTES), &mut spent);
+        let mut spent = Spent::new();
+        if let Err(error) = output.load_into(most.min(FILE_READ_BYTES), &mut spent) {
+            let errno = error.raw_os_error().unwrap_or(libc::EIO);
             drop(output);
             drop(spent);
-            if let Err(error) = loaded {
-                let errno = error.raw_os_error().unwrap_or(libc::EIO);
-                return cx.write_failed(Errno::from_raw(errno));
-            }
-            match buffers.output() {
-                Some(again) => output = again,
-                None => return,
-            }
+            return cx.write_failed(Errno::from_raw(errno));
         }
         if cx.base.slots_are_low() {
             // What the kernel can not take at once would keep a slot for each small message.
@@ -102,6 +95,7 @@ impl Socket {
                 driver.send(token, fd, &output, most, how)
             });
         drop(output);
+        drop(spent);
         self.in_flight.set(self.in_flight.get() + 1);
         buffers.take(taken);
         cx.base.tally().send_begun();
@@ -219,8 +213,7 @@ impl Socket {
         let Some(acked) = cx.base.with_driver(|driver| driver.acked(fd)) else {
             return false;
         };
-        let mut rare = self.rare.borrow_mut();
-        let seen = rare.get_or_insert_default().acked.replace(acked);
+        let seen = self.rare.with_made(|rare| rare.acked.replace(acked));
         seen.is_some_and(|seen| acked > seen)
     }
 
@@ -230,7 +223,7 @@ impl Socket {
         let fd = self.fd.get();
         if fd >= 0 && self.kind.get() == Kind::Inet && cx.machine().timeouts().1 != 0 {
             let acked = cx.base.with_driver(|driver| driver.acked(fd));
-            self.rare.borrow_mut().get_or_insert_default().acked = acked;
+            self.rare.with_made(|rare| rare.acked = acked);
         }
     }
 

@@ -44,7 +44,7 @@ impl Socket {
         }
         let mut machine = cx.machine_mut();
         if machine.wants_read()
-            && self.unseen.borrow().is_none()
+            && !self.unseen.is_some()
             && let Some(mut input) = cx.shell().buffers.input()
             && n <= machine.room(input.len())
         {
@@ -54,15 +54,12 @@ impl Socket {
         }
         drop(machine);
         self.unseen
-            .borrow_mut()
-            .get_or_insert_default()
-            .bytes
-            .push_piece(piece);
+            .with_made(|unseen| unseen.bytes.push_piece(piece));
         match cx.shell().life() {
             Life::StoppingReads => self.show_unseen(cx),
             _ => self.deliver(cx),
         }
-        if self.unseen.borrow().is_some() {
+        if self.unseen.is_some() {
             // These bytes may not be shown: cancel the multishot, so that only what is already in
             // flight still arrives (I10).
             self.stop_receive(cx);
@@ -78,7 +75,7 @@ impl Socket {
         if self.is_closing_down(cx) {
             return self.ended_while_closing(cx, end);
         }
-        self.unseen.borrow_mut().get_or_insert_default().end = Some(end);
+        self.unseen.with_made(|unseen| unseen.end = Some(end));
         self.deliver(cx);
     }
 
@@ -105,37 +102,32 @@ impl Socket {
     /// Shows what waited unseen: bytes as far as the high mark allows, or else the end. The end
     /// never in one go with bytes: their callback may pause reading.
     pub(super) fn deliver(&self, cx: &Cx<'_>) {
-        let mut slot = self.unseen.borrow_mut();
         let mut machine = cx.machine_mut();
-        if slot.is_none() {
-            machine.show_end();
-            return;
-        }
         if machine.show_end() {
             return;
         }
-        let Some(unseen) = slot.as_deref_mut() else {
+        let Some(mut unseen) = self.unseen.take() else {
             return;
         };
+        let mut more = false;
         if !machine.wants_read() {
-            Self::show_end_of_paused(unseen, &mut machine);
-            return;
+            Self::show_end_of_paused(&mut unseen, &mut machine);
+        } else if let Some(mut input) = cx.shell().buffers.input() {
+            if !unseen.bytes.is_empty() {
+                let n = machine.room(input.len()).min(unseen.bytes.len());
+                unseen.bytes.transfer(&mut input, n);
+                machine.handle_received(input.len(), cx.now());
+            } else if let Some(end) = unseen.end.take() {
+                machine.handle_end(end);
+            }
+            more = machine.wants_read();
         }
-        let Some(mut input) = cx.shell().buffers.input() else {
-            return;
-        };
-        if !unseen.bytes.is_empty() {
-            let n = machine.room(input.len()).min(unseen.bytes.len());
-            unseen.bytes.transfer(&mut input, n);
-            machine.handle_received(input.len(), cx.now());
-        } else if let Some(end) = unseen.end.take() {
-            machine.handle_end(end);
-        }
-        if unseen.bytes.is_empty() && unseen.end.is_none() {
-            *slot = None;
-        } else if machine.wants_read() {
-            drop((machine, input, slot));
-            cx.mark_dirty();
+        drop(machine);
+        if !unseen.bytes.is_empty() || unseen.end.is_some() {
+            self.unseen.replace(Some(unseen));
+            if more {
+                cx.mark_dirty();
+            }
         }
     }
 }
