@@ -117,7 +117,7 @@ impl BufferEvent {
         let port = socket.port_on(base)?;
         shell.reg.move_to(&old, base)?;
         shell.reg.set_priority(default_priority(base));
-        socket.moved(port, shell.reg.token());
+        socket.moved(port, shell.reg.key().to_bits());
         let cx = Cx::new(self, base);
         cx.mark_dirty();
         cx.settle();

@@ -62,7 +62,7 @@ impl BufferEvent {
     pub fn add_to_group(&self, group: &Group) -> Result<(), Error> {
         self.limited(|cx, socket| {
             let port = cx.base.group_port(group)?;
-            let token = u64::from(self.0.shell.reg.token());
+            let token = self.0.shell.reg.key().to_bits();
             socket.change_limits(cx, |limits| {
                 limits.limiter.join(port.port(), token)?;
                 limits.port = Some(port);

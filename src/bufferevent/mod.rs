@@ -475,8 +475,11 @@ impl BufferEvent {
     /// Says that what it received is still waiting to be sent somewhere: while memory is short it
     /// receives no more.
     pub(crate) fn set_backlogged(&self, backlogged: bool) {
-        if let Some(socket) = self.lowest().0.transport.socket() {
-            socket.set_backlogged(backlogged);
+        let lowest = self.lowest();
+        if let Some(socket) = lowest.0.transport.socket()
+            && socket.set_backlogged(backlogged)
+        {
+            let _freed = lowest.command(|cx| cx.mark_dirty());
         }
     }
 

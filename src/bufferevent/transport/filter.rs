@@ -573,6 +573,8 @@ impl Filtering {
             return;
         }
         let stuck = cx.shell().output_len();
+        // What went down to one that was freed is lost as well, however much that was.
+        let broken = self.under.is_freed();
         let Some((deadline, report)) = cx.take_close() else {
             return;
         };
@@ -580,9 +582,9 @@ impl Filtering {
         cx.end(End::LetGo);
         let under = Cx::new(&self.under, cx.base);
         if !closes || under.is_freed() {
-            report(match stuck {
-                0 => FlushEnd::Flushed,
-                unsent => FlushEnd::Failed { unsent },
+            report(match (stuck, broken) {
+                (0, false) => FlushEnd::Flushed,
+                (unsent, _) => FlushEnd::Failed { unsent },
             });
             return;
         }

@@ -183,8 +183,8 @@ impl Socket {
         group.map(|group| base.group_port(&group)).transpose()
     }
 
-    /// It has moved there, as source `token`: wakes come by that port from now on.
-    pub(super) fn move_limits(&self, port: Option<Rc<GroupPort>>, token: u32) {
+    /// It has moved there, as `member` of its group: wakes come by that port from now on.
+    pub(super) fn move_limits(&self, port: Option<Rc<GroupPort>>, member: u64) {
         let mut slot = self.limits.borrow_mut();
         let Some(limits) = slot.as_deref_mut() else {
             return;
@@ -192,7 +192,7 @@ impl Socket {
         if let Some(port) = &port
             && limits
                 .limiter
-                .join(port.port(), u64::from(token))
+                .join(port.port(), member)
                 .is_err()
         {
             // Dissolved: it limits nobody any more.
@@ -204,10 +204,10 @@ impl Socket {
     }
 
     /// It lives on another base now, with nothing in flight.
-    pub(in crate::bufferevent) fn moved(&self, port: Option<Rc<GroupPort>>, token: u32) {
+    pub(in crate::bufferevent) fn moved(&self, port: Option<Rc<GroupPort>>, member: u64) {
         self.receiving.set(Receiving::Idle);
         self.listed.set(Listed::Not);
-        self.move_limits(port, token);
+        self.move_limits(port, member);
     }
 
     /// A paused receive gives its share of a group back.
@@ -264,7 +264,7 @@ impl Socket {
             if (1..=now).contains(&gate.closed_until) {
                 gate.closed_until = 0;
                 cx.base.resume_later(Resumed {
-                    token: u64::from(cx.shell().reg.token()),
+                    token: cx.shell().reg.key().to_bits(),
                     direction,
                 });
             }

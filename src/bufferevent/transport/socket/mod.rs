@@ -165,8 +165,10 @@ impl Socket {
         self.rare.with(|rare| rare.max_single_write).unwrap_or(0)
     }
 
-    pub(in crate::bufferevent) fn set_backlogged(&self, backlogged: bool) {
+    /// Says whether it may read on now that could not before.
+    pub(in crate::bufferevent) fn set_backlogged(&self, backlogged: bool) -> bool {
         self.backlogged.set(backlogged);
+        !backlogged && self.receiving.get() == Receiving::Parked
     }
 
     /// Has progress told of as the kernel takes bytes, for somebody above who times it.

@@ -2,6 +2,7 @@
 
 use super::Socket;
 use super::descriptor::Kind;
+use super::receive::Receiving;
 use crate::bufferevent::machine::{Fin, Life, StreamEnd};
 use crate::bufferevent::shell::{SHORT_COPY_OUT_FRACTION, Cx};
 use crate::driver::{Completion, OpId};
@@ -148,7 +149,8 @@ impl Socket {
         let more = completion.result.is_err()
             || cx.shell().output_len() != 0
             || cx.machine().fin() == Fin::Wanted
-            || cx.shell().life() != Life::Open;
+            || cx.shell().life() != Life::Open
+            || self.receiving.get() == Receiving::Parked;
         if more {
             cx.mark_dirty();
         }
