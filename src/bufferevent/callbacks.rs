@@ -194,9 +194,7 @@ impl Inner {
 
     /// Has the callbacks that are due run from the FIFO.
     pub(super) fn defer_callbacks(self: &Rc<Self>, base: &EventBase) {
-        if !self.queued.replace(true) {
-            base.enqueue(self.clone());
-        }
+        self.registration.enqueue(base);
     }
 
     /// One run: every stage that is due, in order. What becomes due meanwhile for an earlier stage waits for the FIFO.

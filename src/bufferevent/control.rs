@@ -76,8 +76,8 @@ impl BufferEvent {
         let old = self.live()?;
         let inner = &self.0;
         let busy = inner.socket.in_flight() != 0
-            || inner.dirty.get()
-            || inner.queued.get()
+            || inner.registration.is_dirty()
+            || inner.registration.is_queued()
             || inner.calling.get().is_some()
             || inner.is_closing()
             || !matches!(inner.flavour, Flavour::Socket);
@@ -91,13 +91,11 @@ impl BufferEvent {
             return Ok(());
         }
         let port = inner.port_on(base)?;
-        old.set_active(&inner.active, false);
-        old.remove_source(inner.token.get());
-        inner.base.set(base.downgrade());
-        inner.armed.set(u64::MAX);
-        inner.token.set(base.add_source(inner.clone()));
+        inner.registration.move_to(&old, base, inner.clone())?;
         inner.move_limits(port);
-        inner.priority.set(super::default_priority(base));
+        inner
+            .registration
+            .set_priority(super::default_priority(base));
         inner.mark_dirty(base);
         inner.sync(base);
         Ok(())
@@ -114,7 +112,7 @@ impl BufferEvent {
             .ok()
             .filter(|_| priority < base.priorities());
         match (&self.0.flavour, known) {
-            (Flavour::Socket, Some(priority)) => self.0.priority.set(priority),
+            (Flavour::Socket, Some(priority)) => self.0.registration.set_priority(priority),
             _ => {
                 return Err(Error::Invalid {
                     what: "set_priority",
@@ -127,7 +125,7 @@ impl BufferEvent {
 
     /// Which queue its callbacks run from (`bufferevent_get_priority`).
     pub fn priority(&self) -> usize {
-        usize::from(self.0.priority.get())
+        self.0.registration.priority()
     }
 
     /// Bounds what one receive brings, in bytes; 0 is the default, a whole slot

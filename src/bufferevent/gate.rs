@@ -184,7 +184,7 @@ impl Inner {
         if let Some(port) = &port
             && limits
                 .limiter
-                .join(port.port(), u64::from(self.token.get()))
+                .join(port.port(), self.registration.key().to_bits())
                 .is_err()
         {
             // Dissolved: it limits nobody any more.
@@ -243,7 +243,7 @@ impl Inner {
             if (1..=now).contains(&gate.closed_until) {
                 gate.closed_until = 0;
                 base.resume_later(Resumed {
-                    token: u64::from(self.token.get()),
+                    token: self.registration.key().to_bits(),
                     direction,
                 });
             }

@@ -57,7 +57,7 @@ impl BufferEvent {
     pub fn add_to_group(&self, group: &Group) -> Result<(), Error> {
         let base = self.limitable()?;
         let port = base.group_port(group)?;
-        let token = u64::from(self.0.token.get());
+        let token = self.0.registration.key().to_bits();
         self.0.change_limits(&base, |limits| {
             limits.limiter.join(port.port(), token)?;
             limits.port = Some(port);

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::os::fd::OwnedFd;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::time::Duration;
 
 mod callbacks;
@@ -31,8 +31,9 @@ use crate::addr::Addr;
 use crate::driver::Completion;
 use crate::error::Error;
 use crate::evbuffer::EvBuffer;
+use crate::event_base::registration::Registration;
 use crate::event_base::source::{Feeding, Offer, Source};
-use crate::event_base::{Base, EventBase, Interest};
+use crate::event_base::{EventBase, Interest};
 use crate::rate_limit::Direction;
 use crate::sys::Errno;
 use callbacks::Handles;
@@ -87,8 +88,7 @@ pub struct BufferEvent(pub(crate) Rc<Inner>);
 
 /// What the handles share.
 pub(crate) struct Inner {
-    base: Cell<Weak<Base>>,
-    token: Cell<u32>,
+    registration: Registration,
     core: RefCell<Core>,
     input: RefCell<EvBuffer>,
     output: RefCell<EvBuffer>,
@@ -98,22 +98,12 @@ pub(crate) struct Inner {
     socket: Socket,
     closing: RefCell<Option<Box<Closing>>>,
     limits: RefCell<Option<Box<Limits>>>,
-    /// The earliest entry that the base's timer heap has for it; `u64::MAX`: none.
-    armed: Cell<u64>,
-    /// In the callback FIFO.
-    queued: Cell<bool>,
-    /// In the list of those with I/O to begin.
-    dirty: Cell<bool>,
     /// In a run of callbacks: at which stage of it.
     calling: Cell<Option<Stage>>,
     /// The handler was set or cleared while it ran.
     handler_changed: Cell<bool>,
     handles: Cell<Handles>,
-    active: Cell<bool>,
     freed: Cell<bool>,
-    priority: Cell<u8>,
-    /// Under which number the base's remotes know it; 0: they do not.
-    shared_as: Cell<u64>,
 }
 
 // With the two counters of its Rc it is what an idle connection costs before anything of its user's.
@@ -603,8 +593,7 @@ impl Inner {
             options |= Options::DEFER_CALLBACKS;
         }
         let inner = Rc::new(Inner {
-            base: Cell::new(base.downgrade()),
-            token: Cell::new(0),
+            registration: Registration::new(),
             core: RefCell::new(Core::new(options, link)),
             input: RefCell::new(EvBuffer::new()),
             output: RefCell::new(EvBuffer::new()),
@@ -613,27 +602,19 @@ impl Inner {
             socket,
             closing: RefCell::new(None),
             limits: RefCell::new(None),
-            armed: Cell::new(u64::MAX),
-            queued: Cell::new(false),
-            dirty: Cell::new(false),
             calling: Cell::new(None),
             handler_changed: Cell::new(false),
             handles: Cell::new(Handles::ALL),
-            active: Cell::new(false),
             freed: Cell::new(false),
-            priority: Cell::new(default_priority(base)),
-            shared_as: Cell::new(0),
         });
         inner.freeze();
-        inner.token.set(base.add_source(inner.clone()));
+        inner.registration.set_priority(default_priority(base));
+        inner.registration.join(base, inner.clone());
         inner
     }
 
     fn base(&self) -> Option<EventBase> {
-        let weak = self.base.take();
-        let base = weak.upgrade();
-        self.base.set(weak);
-        base.map(EventBase)
+        self.registration.base()
     }
 
     fn live(&self) -> Result<EventBase, Error> {
@@ -747,14 +728,15 @@ impl Inner {
 
     /// Has `start_io` called before the next enter.
     fn mark_dirty(self: &Rc<Self>, base: &EventBase) {
-        if !self.freed.get() && !self.dirty.replace(true) {
-            base.mark_dirty(self.clone());
+        if !self.freed.get() {
+            self.registration.mark_dirty(base);
         }
     }
 
     /// [`sync`](Self::sync) for what never waits for the kernel: nothing to do without a time-out.
     fn sync_in_memory(self: &Rc<Self>, base: &EventBase) {
-        let plain = !self.active.get() && !self.core.borrow().is_timed() && !self.is_closing();
+        let plain =
+            !self.registration.is_active() && !self.core.borrow().is_timed() && !self.is_closing();
         if !plain {
             self.sync(base);
         }
@@ -785,11 +767,8 @@ impl Inner {
             deadline = deadline.min(closing.deadline());
             active |= socket || deadline != u64::MAX;
         }
-        if deadline < self.armed.get() {
-            self.armed.set(deadline);
-            base.arm_timer(deadline, self.token.get());
-        }
-        base.set_active(&self.active, active);
+        self.registration.arm(base, deadline);
+        self.registration.set_active(base, active);
     }
 
     fn free(self: &Rc<Self>, base: &EventBase) {
@@ -805,7 +784,7 @@ impl Inner {
         let closing = self.closing.borrow_mut().take();
         let unsent = self.output_len();
         self.core.borrow_mut().clear_pending();
-        base.unshare(self.shared_as.get());
+        self.registration.unshare(base);
         for buffer in [&self.input, &self.output] {
             // A closure further up that holds the buffer keeps it; it goes with the last handle.
             if let Ok(mut buffer) = buffer.try_borrow_mut() {
@@ -831,10 +810,11 @@ impl Inner {
         if drained {
             let close = self.closes();
             self.socket.release(base, close);
-            base.remove_source(self.token.get());
+            self.registration.leave(base);
+            return;
         }
         // Until then it keeps the loop from ending, so that the descriptor is closed for sure.
-        base.set_active(&self.active, !drained);
+        self.registration.set_active(base, true);
     }
 
     fn closes(&self) -> bool {
@@ -844,6 +824,10 @@ impl Inner {
 }
 
 impl Source for Inner {
+    fn registration(&self) -> &Registration {
+        &self.registration
+    }
+
     fn completed(self: Rc<Self>, base: &EventBase, completion: Completion) {
         let role = self.socket.settle(&completion);
         if self.freed.get() {
@@ -862,7 +846,6 @@ impl Source for Inner {
     }
 
     fn start_io(self: Rc<Self>, base: &EventBase) {
-        self.dirty.set(false);
         if self.freed.get() {
             return;
         }
@@ -877,7 +860,6 @@ impl Source for Inner {
     }
 
     fn deferred(self: Rc<Self>, base: &EventBase) {
-        self.queued.set(false);
         if self.freed.get() {
             return;
         }
@@ -891,9 +873,6 @@ impl Source for Inner {
 
     fn timer_fired(self: Rc<Self>, base: &EventBase) {
         let now = base.now();
-        if self.armed.get() <= now {
-            self.armed.set(u64::MAX);
-        }
         if self.freed.get() || self.closing_timer_fired(base, now) {
             return;
         }
@@ -926,16 +905,9 @@ impl Source for Inner {
         } else {
             self.receive_again(base, offer)
         };
-        if matches!(feeding, Feeding::Fed | Feeding::Left) {
-            self.socket.fed();
-        }
         // A limit may have told when to ask again.
         self.sync(base);
         feeding
-    }
-
-    fn priority(&self) -> usize {
-        usize::from(self.priority.get())
     }
 
     fn base_ended(self: Rc<Self>) -> Option<i32> {

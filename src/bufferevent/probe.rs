@@ -14,7 +14,9 @@ impl BufferEvent {
             return None;
         }
         let idle = match direction {
-            Direction::Read => inner.wants_receive() && !socket.receiving() && !socket.is_starved(),
+            Direction::Read => {
+                inner.wants_receive() && !socket.receiving() && !inner.registration.is_in_line()
+            }
             Direction::Write => {
                 inner.core.borrow().wants_write(inner.output_len()) && !socket.sending()
             }

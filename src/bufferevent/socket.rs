@@ -127,8 +127,6 @@ pub(super) struct Socket {
     /// 0: the default.
     max_single_read: Cell<u32>,
     max_single_write: Cell<u32>,
-    /// In the base's line for receive slots.
-    starved: Cell<bool>,
     /// See `disown_send`.
     send_disowned: Cell<bool>,
     /// What it received waits in somebody else's output.
@@ -172,7 +170,6 @@ impl Socket {
             receive_bound: Cell::new(0),
             max_single_read: Cell::new(0),
             max_single_write: Cell::new(0),
-            starved: Cell::new(false),
             send_disowned: Cell::new(false),
             backlogged: Cell::new(false),
             kind: Cell::new(kind),
@@ -276,11 +273,6 @@ impl Socket {
         drop(unseen);
     }
 
-    /// It left the line for slots.
-    pub(super) fn fed(&self) {
-        self.starved.set(false);
-    }
-
     /// Goes on with another descriptor. The old one's operations are cancelled; it is closed after them if
     /// `close_old` says so.
     pub(super) fn change_fd(&self, base: &EventBase, fd: Option<i32>, close_old: bool) {
@@ -342,11 +334,6 @@ impl Socket {
 
     pub(super) fn is_stopping(&self) -> bool {
         self.stopping.get()
-    }
-
-    #[cfg(test)]
-    pub(super) fn is_starved(&self) -> bool {
-        self.starved.get()
     }
 
     pub(super) fn receiving(&self) -> bool {
@@ -422,7 +409,11 @@ impl Inner {
         self.core
             .borrow_mut()
             .set_link(Link::Connecting, base.now());
-        let op = socket.push(base, self.token.get(), Op::Connect { fd, addr: target });
+        let op = socket.push(
+            base,
+            self.registration.token(),
+            Op::Connect { fd, addr: target },
+        );
         socket.connect.set(Some(op));
         self.sync(base);
         Ok(())
@@ -435,7 +426,7 @@ impl Inner {
             .set_link(Link::Connecting, base.now());
         let op = self.socket.push(
             base,
-            self.token.get(),
+            self.registration.token(),
             Op::Poll {
                 fd,
                 events: libc::POLLOUT as u32,
@@ -488,7 +479,6 @@ impl Inner {
             return Feeding::Left;
         }
         if offer == Offer::Window && socket.kind.get() != Kind::Plain {
-            socket.starved.set(false);
             self.arm_receive(base);
             return match socket.receiving() {
                 true => Feeding::Fed,
@@ -533,7 +523,7 @@ impl Inner {
                 return Feeding::Left;
             }
         };
-        let op = socket.push(base, self.token.get(), op(socket.fd.get(), bytes));
+        let op = socket.push(base, self.registration.token(), op(socket.fd.get(), bytes));
         socket.receive.set(Some(op));
         fed
     }
@@ -579,9 +569,7 @@ impl Inner {
             (Ok(_), _) => self.ended(base, End::Eof),
             (Err(errno), _) => match errno.raw() {
                 libc::ENOBUFS => {
-                    if !socket.starved.replace(true) {
-                        base.wait_for_slots(self.clone());
-                    }
+                    self.registration.wait_for_slots(base);
                 }
                 libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
                 _ => self.ended(base, End::Error(errno)),
@@ -714,7 +702,8 @@ impl Inner {
     fn arm_receive(self: &Rc<Self>, base: &EventBase) {
         let socket = &self.socket;
         let Some(fd) = socket.fd() else { return };
-        if socket.receive.get().is_some() || socket.starved.get() || !self.wants_receive() {
+        if socket.receive.get().is_some() || self.registration.is_in_line() || !self.wants_receive()
+        {
             return;
         }
         let room = self.core.borrow().room(self.input_len());
@@ -740,8 +729,7 @@ impl Inner {
             Receive::Launch { bytes, .. } if socket.kind.get() == Kind::Plain => {
                 let Some(slot) = base.with_driver(|driver| driver.arena().take()) else {
                     self.return_receive(base);
-                    socket.starved.set(true);
-                    base.wait_for_slots(self.clone());
+                    self.registration.wait_for_slots(base);
                     return;
                 };
                 Op::Read {
@@ -771,7 +759,7 @@ impl Inner {
         if !socket.polling.get() {
             base.tally().receive_armed();
         }
-        let op = socket.push(base, self.token.get(), op);
+        let op = socket.push(base, self.registration.token(), op);
         socket.receive.set(Some(op));
         socket.stopping.set(false);
     }
@@ -835,7 +823,7 @@ impl Inner {
             }
         };
         base.tally().send_begun();
-        let op = socket.push(base, self.token.get(), op);
+        let op = socket.push(base, self.registration.token(), op);
         socket.send.set(Some(op));
     }
 

@@ -66,8 +66,8 @@ pub(crate) trait Driver {
     /// Takes such a vector back that was not pushed.
     fn give_pieces(&mut self, pieces: Vec<Piece>);
 
-    /// A user's payload that no operation holds any more, to be dropped by the caller once the driver is not borrowed:
-    /// its destructor may call back. One that is not asked for is kept.
+    /// A user's payload that no operation holds any more, to be dropped by the caller once the
+    /// driver is not borrowed: its destructor may call back. One that is not asked for is kept.
     fn pop_spent(&mut self) -> Option<Piece> {
         None
     }

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::EventBase;
+use super::registration::Registration;
 use crate::driver::Completion;
 use crate::rate_limit::Direction;
 
@@ -24,8 +25,8 @@ pub(crate) enum Feeding {
     Fed,
     /// It leaves the line without a slot: it does not want one any more.
     Left,
-    /// The reserved slot is not for one that sits on what it received, nor for one that a rate limit
-    /// holds up: it waits on.
+    /// The reserved slot is not for one that sits on what it received, nor for one that a rate
+    /// limit holds up: it waits on.
     Passed,
     /// The reserved slot is out.
     Dry,
@@ -37,21 +38,25 @@ pub(crate) enum Feeding {
 /// The base knows a source by its token and calls it; it never knows what kind it is. No
 /// borrow of the base is held during any of these calls.
 pub(crate) trait Source {
+    /// What the base holds of it.
+    fn registration(&self) -> &Registration;
+
     /// One of its operations completed.
     fn completed(self: Rc<Self>, base: &EventBase, completion: Completion);
 
     /// The turn is about to hand work to the kernel: push what is due. Called once after each
-    /// [`EventBase::mark_dirty`].
+    /// [`Registration::mark_dirty`].
     fn start_io(self: Rc<Self>, _base: &EventBase) {}
 
-    /// Its turn in the callback FIFO. Called once after each [`EventBase::enqueue`].
+    /// Its turn in the callback FIFO. Called once after each [`Registration::enqueue`].
     fn deferred(self: Rc<Self>, _base: &EventBase) {}
 
     /// A deadline that it set has passed. It may be one that no longer matters (timers are
     /// re-armed lazily): the source decides.
     fn timer_fired(self: Rc<Self>, _base: &EventBase) {}
 
-    /// It waited for receive slots ([`EventBase::wait_for_slots`]) and is offered one now.
+    /// It waited for receive slots ([`Registration::wait_for_slots`]) and is offered one now. It is
+    /// out of the line during the call, and goes back where the answer says that it waits on.
     fn slots_came_back(self: Rc<Self>, _base: &EventBase, _offer: Offer) -> Feeding {
         Feeding::Left
     }
@@ -62,9 +67,4 @@ pub(crate) trait Source {
     /// The base ends: let go of callbacks and buffers. The descriptor to close once nothing is
     /// in flight any more is the answer.
     fn base_ended(self: Rc<Self>) -> Option<i32>;
-
-    /// The queue its callbacks run from: 0 is the most urgent.
-    fn priority(&self) -> usize {
-        0
-    }
 }
