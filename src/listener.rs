@@ -143,7 +143,8 @@ impl Listener {
     /// once after a server that had it ended (SO_REUSEADDR).
     ///
     /// # Errors
-    /// [`Error::Io`] with the address when the kernel refuses it: in use, not of this machine, no permission.
+    /// [`Error::Io`] with the address when the kernel refuses it: in use, not of this machine, no
+    /// permission.
     pub fn bind(
         base: &EventBase,
         addr: &Addr,
@@ -155,7 +156,8 @@ impl Listener {
         Ok(Self::new(base, fd, Box::new(on_accept)))
     }
 
-    /// Accepts from a socket that listens already (`evconnlistener_new`). It is closed with the listener.
+    /// Accepts from a socket that listens already (`evconnlistener_new`). It is closed with the
+    /// listener.
     ///
     /// # Errors
     /// [`Error::Io`] when the descriptor can not be made non-blocking.
@@ -188,15 +190,16 @@ impl Listener {
         Listener(inner)
     }
 
-    /// Calls `f` when connections can not be accepted (`evconnlistener_set_error_cb`): no descriptors left
-    /// (EMFILE, ENFILE), no memory. Once for each time that it begins to fail: the listener goes on, tries
-    /// ten times a second and accepts what waits as soon as it can.
+    /// Calls `f` when connections can not be accepted (`evconnlistener_set_error_cb`): no
+    /// descriptors left (EMFILE, ENFILE), no memory. Once for each time that it begins to fail: the
+    /// listener goes on, tries ten times a second and accepts what waits as soon as it can.
     pub fn on_error(&self, f: impl FnMut(&Listener, &io::Error) + 'static) {
         let old = self.0.on_error.replace(Some(Box::new(f)));
         drop(old);
     }
 
-    /// Stops accepting; connections wait in the backlog (`evconnlistener_disable`). A paused listener keeps no loop alive.
+    /// Stops accepting; connections wait in the backlog (`evconnlistener_disable`). A paused
+    /// listener keeps no loop alive.
     pub fn pause(&self) {
         let inner = &self.0;
         if inner.closed.get() || inner.paused.replace(true) {

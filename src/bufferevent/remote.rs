@@ -32,8 +32,8 @@ impl BufferEvent {
     /// A handle for other threads (`BEV_OPT_THREADSAFE`).
     ///
     /// # Errors
-    /// [`Error::Invalid`] without the option [`Options::THREADSAFE`]; [`Error::Io`] when there is no descriptor for
-    /// the base's eventfd.
+    /// [`Error::Invalid`] without the option [`Options::THREADSAFE`]; [`Error::Io`] when there is
+    /// no descriptor for the base's eventfd.
     ///
     /// ```
     /// use evring::{BufferEvent, EventBase, Options, RunFlags};
@@ -157,10 +157,10 @@ impl RemoteBufferEvent {
     /// of any loop may not, since two loops that wait for each other would do so for ever.
     ///
     /// # Errors
-    /// [`Error::Freed`] when the bufferevent or the base is gone, or goes before `f` has run, or when
-    /// `f` panics; [`Error::Invalid`] on the loop's own thread, which would wait for itself (use the
-    /// [`BufferEvent`] there), and in a callback of another loop (use [`call`](Self::call), and
-    /// [`Remote::post`](crate::Remote::post) to bring the answer back).
+    /// [`Error::Freed`] when the bufferevent or the base is gone, or goes before `f` has run, or
+    /// when `f` panics; [`Error::Invalid`] on the loop's own thread, which would wait for itself
+    /// (use the [`BufferEvent`] there), and in a callback of another loop (use
+    /// [`call`](Self::call), and [`Remote::post`](crate::Remote::post) to bring the answer back).
     pub fn with<R: Send + 'static>(
         &self,
         f: impl FnOnce(&BufferEvent) -> R + Send + 'static,
@@ -187,7 +187,8 @@ impl RemoteBufferEvent {
             .unwrap_or(Err(Error::Freed { what: "event base" }))
     }
 
-    /// Runs `f` on the loop, with the bufferevent to itself, and hands what it returns to `done`, which runs there, too.
+    /// Runs `f` on the loop, with the bufferevent to itself, and hands what it returns to `done`,
+    /// which runs there, too.
     ///
     /// # Errors
     /// [`Error::Freed`] when the base is gone; `done` gets it when the bufferevent is.

@@ -14,8 +14,8 @@ use crate::driver::{Driver, uring::Uring};
 use crate::error::Error;
 use crate::ring::{CapsMask, RingConfig};
 
-/// Receive buffers that the kernel holds at a time. A small window stays in the cache: a large one walks
-/// through cold memory.
+/// Receive buffers that the kernel holds at a time. A small window stays in the cache: a large one
+/// walks through cold memory.
 const DEFAULT_WINDOW: u16 = 128;
 
 /// The most priorities a base can have (`EVENT_MAX_PRIORITIES`).
@@ -72,14 +72,15 @@ impl EventBaseBuilder {
         self
     }
 
-    /// How many slots the kernel holds to receive into, a power of two up to 32,768. The default is 128.
+    /// How many slots the kernel holds to receive into, a power of two up to 32,768. The default is
+    /// 128.
     pub fn window(mut self, slots: u16) -> Self {
         self.window = slots;
         self
     }
 
-    /// The most memory that received data may take, in bytes. When it is spent, readers wait for slots. The
-    /// default is 256 MiB.
+    /// The most memory that received data may take, in bytes. When it is spent, readers wait for
+    /// slots. The default is 256 MiB.
     pub fn max_buffer_bytes(mut self, bytes: usize) -> Self {
         self.arena.max_bytes = bytes;
         self
@@ -91,8 +92,8 @@ impl EventBaseBuilder {
         self
     }
 
-    /// How many priorities callbacks have (`event_base_priority_init`), 1 to 256. With more than one, callbacks
-    /// run from queues instead of inside the completion.
+    /// How many priorities callbacks have (`event_base_priority_init`), 1 to 256. With more than
+    /// one, callbacks run from queues instead of inside the completion.
     pub fn priorities(mut self, count: usize) -> Self {
         self.priorities = count;
         self
@@ -108,8 +109,8 @@ impl EventBaseBuilder {
     /// Makes the base.
     ///
     /// # Errors
-    /// [`Error::Setup`] or [`Error::Arena`] when the kernel gives no ring or no memory, or a size is out of its range;
-    /// [`Error::Invalid`] for a number of priorities outside 1 to 256.
+    /// [`Error::Setup`] or [`Error::Arena`] when the kernel gives no ring or no memory, or a size
+    /// is out of its range; [`Error::Invalid`] for a number of priorities outside 1 to 256.
     pub fn build(self) -> Result<EventBase, Error> {
         let slot_size = self.arena.slot_size;
         let arena = Arena::new(self.arena)?;

@@ -121,7 +121,8 @@ impl Inner {
         self.op.set(Some(self.registration.push(base, op)));
     }
 
-    /// For which directions a completion asks the callback to look; and whether the descriptor can not be watched at all.
+    /// For which directions a completion asks the callback to look; and whether the descriptor can
+    /// not be watched at all.
     fn ready(&self, completion: &Completion) -> (Interest, bool) {
         match completion.result {
             // An error or a hang-up is for every direction to find out.

@@ -8,17 +8,18 @@ use std::thread;
 
 /// A place for a closure (or another object) of the user.
 ///
-/// [`call`](Self::call) takes the closure out, calls it with nothing borrowed, and puts it back, also when it panics,
-/// unless it was replaced or cleared meanwhile. So the closure may do anything: call whatever owns the hook, replace
-/// itself, clear itself, run the loop of another base. Called again while it runs it is not called: that answers
-/// `None`.
+/// [`call`](Self::call) takes the closure out, calls it with nothing borrowed, and puts it back,
+/// also when it panics, unless it was replaced or cleared meanwhile. So the closure may do
+/// anything: call whatever owns the hook, replace itself, clear itself, run the loop of another
+/// base. Called again while it runs it is not called: that answers `None`.
 ///
-/// Closures that are let go are dropped last, when the hook is in order again: their destructors are the user's
-/// code, too.
+/// Closures that are let go are dropped last, when the hook is in order again: their destructors
+/// are the user's code, too.
 pub(crate) struct Hook<F: ?Sized> {
     f: Cell<Option<Box<F>>>,
-    /// Counts every `set` and `clear`: what `call` took out goes back only if the number is what it was. A flag
-    /// would not tell a hook that was cleared and set again from one that was left alone.
+    /// Counts every `set` and `clear`: what `call` took out goes back only if the number is what it
+    /// was. A flag would not tell a hook that was cleared and set again from one that was left
+    /// alone.
     generation: Cell<u32>,
     is_set: Cell<bool>,
 }
@@ -64,8 +65,8 @@ impl<F: ?Sized> Hook<F> {
         drop(self.take());
     }
 
-    /// Takes the closure out for good: for what is called once, or is to be dropped later than now. `None` also while it
-    /// is being called; it does not come back then.
+    /// Takes the closure out for good: for what is called once, or is to be dropped later than now.
+    /// `None` also while it is being called; it does not come back then.
     pub(crate) fn take(&self) -> Option<Box<F>> {
         self.is_set.set(false);
         self.next_generation();
@@ -125,7 +126,8 @@ impl<F: ?Sized> fmt::Debug for Hook<F> {
     }
 }
 
-/// Runs `f` when it is dropped: for what has to follow a call of user code, whether that returns or panics.
+/// Runs `f` when it is dropped: for what has to follow a call of user code, whether that returns or
+/// panics.
 pub(crate) fn finally<F: FnOnce()>(f: F) -> impl Drop {
     struct Finally<F: FnOnce()>(Option<F>);
     impl<F: FnOnce()> Drop for Finally<F> {
@@ -138,7 +140,8 @@ pub(crate) fn finally<F: FnOnce()>(f: F) -> impl Drop {
     Finally(Some(f))
 }
 
-/// Runs one piece of user code after the other, also when one of them panics. The first panic goes on once all have run.
+/// Runs one piece of user code after the other, also when one of them panics. The first panic goes
+/// on once all have run.
 #[derive(Default)]
 pub(crate) struct Each {
     panic: Option<Box<dyn Any + Send>>,
@@ -217,7 +220,8 @@ mod tests {
         assert_eq!(Rc::strong_count(&calls), 1, "it is dropped");
     }
 
-    /// What a closure does to its own hook while it runs, whether it panics afterwards, and what is called next.
+    /// What a closure does to its own hook while it runs, whether it panics afterwards, and what is
+    /// called next.
     #[test]
     fn what_a_closure_does_to_its_hook_holds_also_if_it_panics() {
         type Does = fn(&Hooked, &Log);

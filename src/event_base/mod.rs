@@ -60,9 +60,9 @@ const PURGE_LINE_FROM: usize = 64;
 /// A loop with its ring, its arena and everything that lives on it (`struct event_base`).
 ///
 /// A cheap handle: clones stand for the same base. The base ends when the last clone is gone;
-/// everything on it is then freed, whatever handles to it are left. A closure that lives on the base and owns a clone
-/// of it keeps it alive: closures get at their base through the handle they are called with, or own a
-/// [`WeakEventBase`].
+/// everything on it is then freed, whatever handles to it are left. A closure that lives on the
+/// base and owns a clone of it keeps it alive: closures get at their base through the handle they
+/// are called with, or own a [`WeakEventBase`].
 ///
 /// ```
 /// use evring::EventBase;
@@ -124,7 +124,8 @@ struct Known {
     stamp: u32,
 }
 
-/// A handle that does not keep the base alive, from [`EventBase::downgrade`]: for closures that live on the base.
+/// A handle that does not keep the base alive, from [`EventBase::downgrade`]: for closures that
+/// live on the base.
 #[derive(Clone)]
 pub struct WeakEventBase(Weak<Base>);
 
@@ -147,8 +148,8 @@ impl EventBase {
     /// A base with the default ring, arena and window (`event_base_new`).
     ///
     /// # Errors
-    /// [`Error::Setup`] when the kernel gives no ring; it names the sysctl, the seccomp filter or the
-    /// limit in the way.
+    /// [`Error::Setup`] when the kernel gives no ring; it names the sysctl, the seccomp filter or
+    /// the limit in the way.
     pub fn new() -> Result<Self, Error> {
         Self::builder().build()
     }
@@ -174,8 +175,8 @@ impl EventBase {
         self.0.active.get()
     }
 
-    /// Operations that the kernel has not finished, those of freed objects included; not the one by which other threads wake
-    /// the loop.
+    /// Operations that the kernel has not finished, those of freed objects included; not the one by
+    /// which other threads wake the loop.
     pub fn in_flight(&self) -> usize {
         // The inbox has exactly one, from when it is made until the base ends.
         let own = usize::from(self.0.remote.borrow().is_some());
@@ -190,7 +191,8 @@ impl EventBase {
             .with_driver(|driver| driver.arena().stats().slots_live)
     }
 
-    /// A handle for closures that live on the base, which would keep it alive with a clone of this one.
+    /// A handle for closures that live on the base, which would keep it alive with a clone of this
+    /// one.
     ///
     /// ```
     /// use evring::EventBase;
@@ -347,8 +349,9 @@ impl EventBase {
 
     /// Runs `f` whenever the process gets signal `signum` (`evsignal_new`).
     ///
-    /// The signal is blocked in the calling thread and read through a signalfd. Threads that were started
-    /// before must have it blocked too, or they take it: call [`block_signals`] first thing in `main`.
+    /// The signal is blocked in the calling thread and read through a signalfd. Threads that were
+    /// started before must have it blocked too, or they take it: call [`block_signals`] first thing
+    /// in `main`.
     ///
     /// # Errors
     /// [`Error::Io`] when the number is no signal or the process has no descriptor left.
@@ -359,8 +362,8 @@ impl EventBase {
     /// Runs `f` each time the descriptor becomes readable or writable, as asked (`event_new`
     /// with `EV_PERSIST`).
     ///
-    /// The descriptor stays the caller's, and must stay open until the event is cancelled. Readiness is reported as an
-    /// edge: read until the descriptor would block.
+    /// The descriptor stays the caller's, and must stay open until the event is cancelled.
+    /// Readiness is reported as an edge: read until the descriptor would block.
     ///
     /// # Errors
     /// [`Error::Invalid`] for an empty interest.
@@ -462,8 +465,9 @@ impl Drop for Base {
         let Some(driver) = self.driver.get_mut().take() else {
             return;
         };
-        // The user's code runs below: reports, and destructors of closures, of jobs and of what is buffered. By now every handle
-        // finds the base gone. One that panics must not keep the others from their end.
+        // The user's code runs below: reports, and destructors of closures, of jobs and of what is
+        // buffered. By now every handle finds the base gone. One that panics must not keep the
+        // others from their end.
         let mut each = Each::default();
         if let Some(inbox) = self.remote.get_mut().take() {
             each.run(|| inbox.close());

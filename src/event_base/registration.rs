@@ -15,8 +15,8 @@ use crate::error::Error;
 /// The token of a source that is on no base.
 const NONE: u32 = u32::MAX;
 
-/// Names a source in the lists of its base. The lists hold no reference: a key whose source has left finds nothing, also
-/// when its token was given to another.
+/// Names a source in the lists of its base. The lists hold no reference: a key whose source has
+/// left finds nothing, also when its token was given to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Key {
     /// The source's index in the base's table.
@@ -47,8 +47,8 @@ pub(super) struct Place {
 
 /// A source's registration with its base: every [`Source`] owns one.
 ///
-/// The base's lists hold keys. What says that a source is in a list is the flag here, so a source is in each at most once, and one
-/// that leaves has left them all.
+/// The base's lists hold keys. What says that a source is in a list is the flag here, so a source
+/// is in each at most once, and one that leaves has left them all.
 pub(crate) struct Registration {
     base: Cell<Weak<Base>>,
     /// The earliest entry that the base's timer heap has for it; `u64::MAX`: none.
@@ -101,8 +101,8 @@ impl Registration {
         self.base.set(Rc::downgrade(&base.0));
     }
 
-    /// Leaves the base that it is on. Only once nothing of it is in flight: the token is used again. The base lets go of the
-    /// source.
+    /// Leaves the base that it is on. Only once nothing of it is in flight: the token is used
+    /// again. The base lets go of the source.
     pub(crate) fn leave(&self, base: &EventBase) {
         if self.is_joined() {
             self.unshare(base);
@@ -115,8 +115,8 @@ impl Registration {
     /// Leaves `old` for `new`, and takes along the route by which other threads reach it.
     ///
     /// # Errors
-    /// [`Error::Invalid`] with work to begin or callbacks to run; [`Error::Io`] when the new base can not be
-    /// reached by other threads for the lack of a descriptor. Nothing has changed then.
+    /// [`Error::Invalid`] with work to begin or callbacks to run; [`Error::Io`] when the new base
+    /// can not be reached by other threads for the lack of a descriptor. Nothing has changed then.
     pub(crate) fn move_to(
         &self,
         old: &EventBase,
@@ -192,8 +192,8 @@ impl Registration {
         base.push(self.token.get(), op)
     }
 
-    /// Whether it has no I/O to begin and no callbacks to run. It may wait for a slot: it gives that
-    /// place up when it moves.
+    /// Whether it has no I/O to begin and no callbacks to run. It may wait for a slot: it gives
+    /// that place up when it moves.
     pub(crate) fn is_quiet(&self) -> bool {
         !self.dirty.get() && !self.queued.get()
     }
@@ -286,8 +286,8 @@ impl Registration {
         self.ticket.get() == place.ticket
     }
 
-    /// Has its `timer_fired` called once `at` has passed. A later entry of the heap stays: the source is called for that, too, and
-    /// decides for itself.
+    /// Has its `timer_fired` called once `at` has passed. A later entry of the heap stays: the
+    /// source is called for that, too, and decides for itself.
     #[inline]
     pub(crate) fn arm(&self, base: &EventBase, at: u64) {
         if at < self.armed.get() && self.is_joined() {
@@ -296,7 +296,8 @@ impl Registration {
         }
     }
 
-    /// Its `timer_fired` was called at `now`: the entry that was armed has gone from the heap if its time has passed.
+    /// Its `timer_fired` was called at `now`: the entry that was armed has gone from the heap if
+    /// its time has passed.
     pub(crate) fn timer_seen(&self, now: u64) {
         if self.armed.get() <= now {
             self.armed.set(u64::MAX);
@@ -313,8 +314,8 @@ impl Registration {
         self.priority.set(priority);
     }
 
-    /// Makes `object`, the owner of this registration, known to other threads: what they post by the route is handed to it, on
-    /// whatever base it is then.
+    /// Makes `object`, the owner of this registration, known to other threads: what they post by
+    /// the route is handed to it, on whatever base it is then.
     ///
     /// # Errors
     /// [`Error::Io`] when the process has no descriptor left for the base's eventfd.

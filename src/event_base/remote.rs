@@ -58,12 +58,12 @@ struct Shared {
 impl Remote {
     /// Has `job` run on the loop.
     ///
-    /// A job that panics passes its panic on to whoever runs the loop; those behind it run all the same, in the next
-    /// turn.
+    /// A job that panics passes its panic on to whoever runs the loop; those behind it run all the
+    /// same, in the next turn.
     ///
     /// # Errors
-    /// [`Error::Freed`] when the base is gone; the job is dropped without having run. A job that is accepted just as the base
-    /// ends may be dropped too, on this thread or on the loop's.
+    /// [`Error::Freed`] when the base is gone; the job is dropped without having run. A job that is
+    /// accepted just as the base ends may be dropped too, on this thread or on the loop's.
     pub fn post(&self, job: impl FnOnce(&EventBase) + Send + 'static) -> Result<(), Error> {
         if self.0.is_closed() {
             return Err(GONE);
@@ -89,9 +89,10 @@ impl Shared {
 
     /// A job was pushed by someone who had found the inbox open: wakes the loop.
     ///
-    /// The base may have ended in between, and have emptied the queue before the job was in it. A job must not lie there for
-    /// ever: somebody may wait for what it answers, or for its destructor. Here the job is pushed and then `closed`
-    /// looked at; `close` sets `closed` and then empties the queue. With a fence between the two steps on both sides at least one of
+    /// The base may have ended in between, and have emptied the queue before the job was in it. A
+    /// job must not lie there for ever: somebody may wait for what it answers, or for its
+    /// destructor. Here the job is pushed and then `closed` looked at; `close` sets `closed` and
+    /// then empties the queue. With a fence between the two steps on both sides at least one of
     /// them sees what the other did, so whoever comes last empties the queue, and both may.
     fn pushed(&self) {
         fence(Ordering::SeqCst);
@@ -127,12 +128,13 @@ impl Shared {
     }
 }
 
-/// How other threads reach an object that may move from base to base: a queue of its own, and the inbox of the base that
-/// it is on.
+/// How other threads reach an object that may move from base to base: a queue of its own, and the
+/// inbox of the base that it is on.
 ///
-/// What is posted waits in the queue of the route, and for each a [`Job::Next`] in the inbox, so that it runs in its place
-/// among all that its sender posts. An object that moves takes its queue along. What is left in the inbox of the old base finds
-/// the route gone from there and does nothing: nobody's work reaches a stranger, and none is lost.
+/// What is posted waits in the queue of the route, and for each a [`Job::Next`] in the inbox, so
+/// that it runs in its place among all that its sender posts. An object that moves takes its queue
+/// along. What is left in the inbox of the old base finds the route gone from there and does
+/// nothing: nobody's work reaches a stranger, and none is lost.
 pub(crate) struct Route(Mutex<RouteState>);
 
 struct RouteState {

@@ -53,8 +53,8 @@ pub(crate) trait Source {
     /// re-armed lazily): the source decides.
     fn timer_fired(self: Rc<Self>, _base: &EventBase) {}
 
-    /// It waited for receive slots ([`Registration::wait_for_slots`]) and is offered one now. It is out of the line during the
-    /// call, and goes back where the answer says that it waits on.
+    /// It waited for receive slots ([`Registration::wait_for_slots`]) and is offered one now. It is
+    /// out of the line during the call, and goes back where the answer says that it waits on.
     fn slots_came_back(self: Rc<Self>, _base: &EventBase, _offer: Offer) -> Feeding {
         Feeding::Left
     }

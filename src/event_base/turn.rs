@@ -16,8 +16,8 @@ use crate::error::Error;
 /// How many completions one turn handles before timers and deferred callbacks get theirs.
 const COMPLETIONS_PER_TURN: u32 = 1024;
 
-/// How many deferred callbacks one turn runs at least, if there are so many: those that were queued by others of them
-/// are among these. libevent's own number.
+/// How many deferred callbacks one turn runs at least, if there are so many: those that were queued
+/// by others of them are among these. libevent's own number.
 const CALLBACKS_PER_TURN: usize = 32;
 
 /// How long an adaptively spinning base looks for completions after the last one before it
@@ -95,8 +95,8 @@ impl EventBase {
     /// Runs until nothing is left to wait for, or until told to stop (`event_base_dispatch`).
     ///
     /// # Errors
-    /// [`Error::Io`] when the kernel refuses the ring's service for good; [`Error::Invalid`] when called from a
-    /// callback of the same base; [`Error::Forked`] in a child process.
+    /// [`Error::Io`] when the kernel refuses the ring's service for good; [`Error::Invalid`] when
+    /// called from a callback of the same base; [`Error::Forked`] in a child process.
     pub fn run(&self) -> Result<Exit, Error> {
         self.run_with(RunFlags::empty())
     }
@@ -344,9 +344,9 @@ impl EventBase {
         }
     }
 
-    /// Runs what is in the FIFO now, the most urgent queue first, and, where there is only one queue, of what these
-    /// callbacks queue in their turn as much as [`CALLBACKS_PER_TURN`] leaves room for: recursion is bounded, and the
-    /// kernel is not starved.
+    /// Runs what is in the FIFO now, the most urgent queue first, and, where there is only one
+    /// queue, of what these callbacks queue in their turn as much as [`CALLBACKS_PER_TURN`] leaves
+    /// room for: recursion is bounded, and the kernel is not starved.
     fn run_fifo(&self) {
         let base = &*self.0;
         let queues = base.fifo.borrow().len();
@@ -377,7 +377,8 @@ impl EventBase {
     }
 }
 
-/// Sources whose I/O is still to be begun, last first. Those that a panic in a callback leaves wait for the next turn.
+/// Sources whose I/O is still to be begun, last first. Those that a panic in a callback leaves wait
+/// for the next turn.
 struct Unstarted<'a> {
     base: &'a Base,
     list: &'a mut Vec<Key>,

@@ -69,7 +69,7 @@ pub(super) fn run(seed: u64, print: bool) -> u64 {
     let weak_base = base.downgrade();
     base.set_turn_hook(move |_| {
         if let (Some(scenario), Some(base)) = (watched.upgrade(), weak_base.upgrade()) {
-            scenario.watch_limits(&EventBase(base));
+            scenario.watch_limits(&base);
         }
     });
     scenario.populate(&base);
