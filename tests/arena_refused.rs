@@ -64,10 +64,8 @@ fn a_logger_may_use_the_arena_that_speaks_to_it() {
     let again: Vec<_> = (0..10).map(|_| arena.take()).collect();
     let records = RECORDS.load(Ordering::Relaxed);
     // SAFETY: as above.
-    assert_eq!(
-        unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const before) },
-        0
-    );
+    let restored = unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const before) };
+    assert_eq!(restored, 0);
     assert!(refused && next.is_some() && again.iter().all(Option::is_none));
     assert_eq!(records, 1);
     let more = arena.take().expect("memory again");

@@ -200,7 +200,14 @@ impl Arena {
         (!out).then(|| self.slot(self.shared.reserve))
     }
 
-    /// Whom to wake when a slot comes back from another thread while one is wanted. The first one stays.
+    /// Whether [`take_reserve`](Self::take_reserve) would give the slot.
+    #[cfg(test)]
+    pub(crate) fn has_reserve(&self) -> bool {
+        !self.shared.reserve_out.load(Ordering::Relaxed)
+    }
+
+    /// Whom to wake when a slot comes back from another thread while one is wanted. The first one
+    /// stays.
     pub(crate) fn set_bell(&self, bell: impl Fn() + Send + Sync + 'static) {
         let _has_one = self.shared.bell.set(Box::new(bell));
     }
@@ -210,8 +217,8 @@ impl Arena {
         self.shared.bell.get().is_some()
     }
 
-    /// The caller is about to look for a slot, and to sleep if there is none: the next one that comes back from another
-    /// thread after this rings the bell, once.
+    /// The caller is about to look for a slot, and to sleep if there is none: the next one that
+    /// comes back from another thread after this rings the bell, once.
     pub(crate) fn want(&self) {
         self.shared.wanted.store(true, Ordering::Relaxed);
         // With the one in `ring`: either the caller sees the slot, or its returner sees the wish.
