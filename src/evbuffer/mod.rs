@@ -22,6 +22,7 @@ mod error;
 mod fd;
 mod file;
 mod owner;
+mod pinned;
 mod reserve;
 mod search;
 mod seg;
@@ -35,6 +36,8 @@ pub use callbacks::{CallbackId, Change};
 pub use counters::copied_bytes;
 pub use error::BufferError;
 pub use file::FileSegment;
+#[allow(unused_imports, reason = "for the input of bufferevents")]
+pub(crate) use pinned::Pinning;
 pub use reserve::Reservation;
 pub use search::{Eol, Ptr};
 pub(crate) use spent::Spent;

@@ -1,7 +1,7 @@
 //! What a buffer's owner may do when it is frozen to everyone else: a bufferevent drains its output,
 //! appends to its input, and lends pieces to the kernel.
 
-use super::{CONTENT, EvBuffer, Seg, append_chain, count_copy, spare};
+use super::{CONTENT, EvBuffer, Seg, append_chain, spare};
 use crate::arena::{Chain, Piece};
 
 impl EvBuffer {
@@ -82,34 +82,6 @@ impl EvBuffer {
             self.push_seg(Seg::Mem(piece.into()));
             self.changed(len, 0);
         }
-    }
-
-    /// Copies segments of at most `limit` bytes that pin a slot into heap blocks, merging
-    /// neighbours, so that their slots go back to the arena; returns the bytes copied.
-    pub(crate) fn compact_small(&mut self, limit: usize) -> usize {
-        let small = |seg: &Seg| match seg {
-            Seg::Mem(segment) => segment.is_slot() && segment.len() <= limit,
-            Seg::File(_) => false,
-        };
-        if !self.chain.iter().any(small) {
-            return 0;
-        }
-        let mut before = std::mem::take(&mut self.chain);
-        let mut copied = 0;
-        while let Some(front) = before.front() {
-            if small(front) {
-                if let Seg::Mem(segment) = front {
-                    copied += segment.len();
-                    self.append_bytes(segment);
-                }
-                before.drop_front();
-            } else {
-                drop_empty_tail(&mut self.chain);
-                before.move_front_to(&mut self.chain);
-            }
-        }
-        count_copy(copied);
-        copied
     }
 
     /// Appends all of `from`, frozen or not.
@@ -203,7 +175,7 @@ impl EvBuffer {
 }
 
 /// Removes an empty segment from the end.
-fn drop_empty_tail(chain: &mut Chain<Seg>) {
+pub(super) fn drop_empty_tail(chain: &mut Chain<Seg>) {
     if chain.back().is_some_and(|tail| tail.len() == 0) {
         let mut kept = Chain::new();
         while chain.front().is_some_and(|seg| seg.len() > 0) {

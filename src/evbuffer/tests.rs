@@ -66,12 +66,15 @@ fn compacting_frees_slots_of_small_segments_only() {
     let before = content(&buffer);
     assert_eq!(arena.available(), 0);
     assert_eq!(buffer.compact_small(64), 12);
-    assert_eq!(arena.available(), 3);
+    // The copies take a part of one slot's place.
+    let stats = arena.stats();
+    assert_eq!((stats.slots_live, stats.charged_bytes), (1, 2 * 128));
+    assert_eq!(arena.available(), 2);
     assert_eq!(content(&buffer), before);
     assert_eq!(buffer.compact_small(64), 0);
     let shape = format!("{buffer:?}");
     assert!(
-        shape.starts_with("EvBuffer(312 bytes: heap 8+504, slot 300, heap 4+"),
+        shape.starts_with("EvBuffer(312 bytes: heap 8+8, slot 300, heap 4+12"),
         "{shape}"
     );
 }
@@ -278,4 +281,168 @@ fn held_callbacks_wait_until_they_are_told() {
     assert_eq!(told, [change(3, 2, 4), change(1, 1, 0), change(2, 1, 0)]);
     buffer.tell_callbacks();
     assert!(seen.lock().expect("no panic").is_empty());
+}
+
+#[test]
+fn small_pieces_that_wait_share_blocks() {
+    for (size, count) in [(1, 10_000), (7, 3000), (64, 2000), (1000, 200)] {
+        let arena = arena(1024);
+        let mut buffer = EvBuffer::new();
+        let mut expected = Vec::new();
+        for n in 0..count {
+            let bytes = vec![n as u8; size];
+            let piece = arena.take().expect("room").filled_with(&bytes);
+            buffer.push_received(piece, Pinning::CopyOut);
+            expected.extend(bytes);
+        }
+        assert_eq!(content(&buffer), expected);
+        let stats = arena.stats();
+        assert_eq!(stats.slots_live, 0);
+        let total = size * count;
+        assert!(buffer.held_bytes() >= total && buffer.held_bytes() <= total + 4096);
+        assert!(
+            stats.charged_bytes <= total + total / 16 + 8192,
+            "{total} bytes cost {stats:?}"
+        );
+        drop(buffer);
+        assert_eq!(arena.stats().charged_bytes, 0);
+    }
+}
+
+#[test]
+fn a_byte_that_waits_alone_costs_little() {
+    let arena = arena(64);
+    let buffers: Vec<EvBuffer> = (0..1000)
+        .map(|n| {
+            let mut buffer = EvBuffer::new();
+            let piece = arena.take().expect("room").filled_with(&[n as u8]);
+            buffer.push_received(piece, Pinning::CopyOut);
+            buffer
+        })
+        .collect();
+    assert_eq!(arena.stats().charged_bytes, 1000 * 128);
+    assert!(buffers.iter().all(|buffer| buffer.held_bytes() == 16));
+    for (n, buffer) in buffers.iter().enumerate() {
+        assert_eq!(content(buffer), [n as u8]);
+    }
+    drop(buffers);
+    assert_eq!(arena.stats().charged_bytes, 0);
+}
+
+#[test]
+fn what_fills_its_slot_is_not_copied() {
+    let arena = arena(4);
+    let mut buffer = EvBuffer::new();
+    for (pinning, len, copied) in [
+        (Pinning::CopyOut, 4096, false),
+        (Pinning::CopyOut, 3071, true),
+        (Pinning::Slot, 1, false),
+        (Pinning::Slot, 4096, false),
+    ] {
+        let piece = arena.take().expect("room").filled_with(&vec![5; len]);
+        let before = copied_bytes();
+        buffer.freeze_end();
+        buffer.push_received(piece, pinning);
+        assert_eq!(copied_bytes() - before, if copied { len as u64 } else { 0 });
+        assert_eq!(arena.stats().slots_live, usize::from(!copied));
+        assert_eq!(buffer.held_bytes() >= 4096, !copied);
+        assert_eq!(buffer.drain_front(usize::MAX), len);
+        assert_eq!(
+            (arena.stats().slots_live, arena.stats().charged_bytes),
+            (0, 0)
+        );
+    }
+}
+
+#[test]
+fn what_was_pulled_up_or_made_writable_is_still_charged() {
+    let arena = arena(64);
+    let slot = |bytes: &[u8]| arena.take().expect("room").filled_with(bytes);
+    let mut buffer = EvBuffer::from("static ");
+    buffer.push_piece(slot(b"from "));
+    buffer.push_piece(slot(b"two slots"));
+    assert_eq!(buffer.pullup(7).expect("there"), b"static ");
+    assert_eq!(arena.stats().charged_bytes, 0);
+    assert_eq!(buffer.pullup(20).expect("there"), b"static from two slot");
+    let stats = arena.stats();
+    assert_eq!(stats.slots_live, 1);
+    assert!(stats.charged_bytes > 512);
+    // To the user's hands, and still counted.
+    let bytes = buffer.into_bytes().expect("in memory");
+    assert_eq!(bytes, "static from two slots");
+    assert!(arena.stats().charged_bytes > 0);
+    drop(bytes);
+    assert_eq!(
+        (arena.stats().slots_live, arena.stats().charged_bytes),
+        (0, 0)
+    );
+
+    let mut buffer = EvBuffer::from(slot(b"shared"));
+    let mut other = EvBuffer::new();
+    other.add_buffer_reference(&buffer).expect("not frozen");
+    buffer.pullup_mut(6).expect("there")[0] = b'S';
+    assert_eq!(
+        (content(&buffer), content(&other)),
+        (b"Shared".to_vec(), b"shared".to_vec())
+    );
+    assert!(arena.stats().charged_bytes > 512);
+}
+
+#[test]
+fn held_bytes_are_slots_and_blocks_whole() {
+    let arena = arena(8);
+    let slot = |bytes: &[u8]| arena.take().expect("room").filled_with(bytes);
+    let mut buffer = EvBuffer::new();
+    assert_eq!(buffer.held_bytes(), 0);
+    buffer.add_piece("static").expect("not frozen");
+    assert_eq!(buffer.held_bytes(), 0);
+    buffer.push_piece(slot(b"x"));
+    assert_eq!(buffer.held_bytes(), 4096);
+    buffer.add(b"copied").expect("not frozen");
+    assert_eq!(buffer.held_bytes(), 4096 + 512);
+    buffer.add_piece(vec![1; 100]).expect("not frozen");
+    assert_eq!(buffer.held_bytes(), 4096 + 512 + 100);
+    // Two parts of one slot hold it once.
+    let piece = slot(b"one piece, two parts");
+    buffer.push_piece(piece.slice(..5));
+    buffer.push_piece(piece.slice(5..));
+    drop(piece);
+    assert_eq!(buffer.held_bytes(), 2 * 4096 + 512 + 100);
+    buffer.drain_front(6);
+    assert_eq!(buffer.held_bytes(), 2 * 4096 + 512 + 100);
+    buffer.drain_front(1);
+    assert_eq!(buffer.held_bytes(), 4096 + 512 + 100);
+}
+
+#[test]
+fn compacting_keeps_bytes_order_and_what_is_in_flight() {
+    let arena = arena(64);
+    let mut buffer = EvBuffer::new();
+    let mut expected = Vec::new();
+    for n in 0..30u8 {
+        let bytes = vec![n; 1 + usize::from(n) * 97];
+        match n % 5 {
+            3 => buffer.add(&bytes).expect("not frozen"),
+            4 => buffer.add_piece(bytes.clone()).expect("not frozen"),
+            _ => buffer.push_piece(arena.take().expect("room").filled_with(&bytes)),
+        }
+        expected.extend(bytes);
+    }
+    let mut in_flight = Vec::new();
+    buffer.gather(200, 10, &mut in_flight);
+    let copied = buffer.compact();
+    let slots: usize = (0..30).filter(|n| n % 5 < 3).map(|n| 1 + n * 97).sum();
+    assert_eq!((copied, buffer.len()), (slots, expected.len()));
+    assert_eq!(content(&buffer), expected);
+    assert_eq!(in_flight.concat(), expected[..200]);
+    // What the kernel still reads keeps its slots, and nothing else does.
+    assert_eq!(arena.stats().slots_live, 3);
+    drop(in_flight);
+    assert_eq!(arena.stats().slots_live, 0);
+    assert_eq!(buffer.compact(), 0);
+    let (charged, total) = (arena.stats().charged_bytes, slots);
+    assert!(
+        charged <= total + total / 2 + 4096,
+        "{total} bytes cost {charged}"
+    );
 }

@@ -148,7 +148,7 @@ impl EvBuffer {
             && let Some(Seg::Mem(front)) = self.chain.front_mut()
             && front.bytes_mut().is_none()
         {
-            let mut copy = Segment::try_with_capacity(n).ok_or(BufferError::NoMemory(n))?;
+            let mut copy = front.try_copy_room(n).ok_or(BufferError::NoMemory(n))?;
             copy.append(&front[..n]);
             count_copy(n);
             if n == front.len() {
@@ -233,6 +233,10 @@ impl EvBuffer {
             Some(front) if front.len() < n => {}
             _ => return Ok(()),
         }
+        let fresh = |buffer: &EvBuffer| match buffer.received_within(n) {
+            Some(received) => received.try_copy_room(n),
+            None => Segment::try_with_capacity(n),
+        };
         let mut target = match self.chain.front_mut() {
             // The room behind the first segment takes the rest, so its bytes need not move.
             Some(Seg::Mem(front)) if front.room() >= n - front.len() => {
@@ -241,7 +245,7 @@ impl EvBuffer {
                     _ => return Ok(()),
                 }
             }
-            _ => Segment::try_with_capacity(n).ok_or(BufferError::NoMemory(n))?,
+            _ => fresh(self).ok_or(BufferError::NoMemory(n))?,
         };
         count_copy(n - target.len());
         // What is copied goes when the buffer is whole again: an owner's destructor may panic.

@@ -644,9 +644,8 @@ impl World {
 
     /// Whether readers have to wait for memory, and whether even the reserved slot is in some buffer.
     pub(crate) fn starvation(&self) -> (bool, bool) {
-        let stats = self.arena.stats();
-        let starved = self.window.is_empty() && stats.slots_live >= stats.slots_max;
-        (starved, stats.slots_live > stats.slots_max)
+        let starved = self.window.is_empty() && self.arena.available() == 0;
+        (starved, starved && !self.arena.has_reserve())
     }
 
     pub(crate) fn arena(&self) -> &Arena {
