@@ -53,6 +53,7 @@ fn sim_seeds() {
     }
     let first = number("EVRING_SIM_FIRST").unwrap_or(1);
     let last = first + number("EVRING_SIM_SEEDS").unwrap_or(SEEDS);
+    println!("seeds {first} to {}", last - 1);
     let (next, failures) = (AtomicU64::new(first), AtomicU64::new(0));
     let work = || {
         while failures.load(Ordering::Relaxed) < MOST_FAILURES {
