@@ -5,7 +5,6 @@ use std::rc::{Rc, Weak};
 
 use super::scenario::Scenario;
 use crate::driver::sim::dice::{check_pattern, pattern_bytes};
-use crate::driver::sim::net::socket_of;
 use crate::event_base::Interest;
 use crate::{BufferEvent, EvBuffer, Events, FlushEnd, Handler};
 
@@ -127,7 +126,9 @@ impl End {
     }
 
     pub(super) fn socket(&self) -> Option<usize> {
-        self.bev.fd().map(socket_of)
+        let scenario = self.scenario();
+        let world = scenario.world.borrow();
+        self.bev.fd().map(|fd| world.net.socket_of(fd))
     }
 
     /// Whether calls still do something.
