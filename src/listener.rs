@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::rc::Rc;
 
 use crate::addr::Addr;
-use crate::driver::{Completion, Op, OpId};
+use crate::driver::{Completion, Driver, Op, OpId, SocketOption};
 use crate::error::Error;
 use crate::event_base::EventBase;
 use crate::event_base::registration::Registration;
@@ -151,7 +151,7 @@ impl Listener {
         options: ListenOptions,
         on_accept: impl FnMut(&Listener, Accepted) + 'static,
     ) -> Result<Self, Error> {
-        let fd = listening_socket(addr, &options)
+        let fd = listening_socket(base, addr, &options)
             .map_err(|source| Error::io(format!("listening on {addr}"), source))?;
         Ok(Self::new(base, fd, Box::new(on_accept)))
     }
@@ -168,13 +168,13 @@ impl Listener {
     ) -> Result<Self, Error> {
         sys::net::set_nonblocking(fd.as_raw_fd(), true)
             .map_err(|source| Error::io("adopting a listening socket", source))?;
-        Ok(Self::new(base, fd, Box::new(on_accept)))
+        Ok(Self::new(base, fd.into_raw_fd(), Box::new(on_accept)))
     }
 
-    fn new(base: &EventBase, fd: OwnedFd, on_accept: AcceptFn) -> Self {
+    fn new(base: &EventBase, fd: i32, on_accept: AcceptFn) -> Self {
         let inner = Rc::new(Inner {
             registration: Registration::new(),
-            fd: Cell::new(fd.into_raw_fd()),
+            fd: Cell::new(fd),
             op: Cell::new(None),
             paused: Cell::new(false),
             closed: Cell::new(false),
@@ -238,7 +238,8 @@ impl Listener {
         if self.0.closed.get() {
             return Err(Error::Freed { what: "listener" });
         }
-        sys::net::local_addr(self.0.fd.get())
+        let base = self.base()?;
+        base.with_driver(|driver| driver.local_addr(self.0.fd.get()))
             .and_then(Addr::try_from)
             .map_err(|source| Error::io("getsockname", source))
     }
@@ -419,20 +420,36 @@ impl fmt::Debug for Listener {
     }
 }
 
-fn listening_socket(addr: &Addr, options: &ListenOptions) -> io::Result<OwnedFd> {
+fn listening_socket(base: &EventBase, addr: &Addr, options: &ListenOptions) -> io::Result<i32> {
     let target = sys::SockAddr::try_from(addr)?;
-    let fd = sys::net::socket(target.family(), libc::SOCK_STREAM)?;
-    let raw = fd.as_raw_fd();
-    if let Addr::Inet(inet) = addr {
-        sys::net::set_reuse_addr(raw, true)?;
-        sys::net::set_reuse_port(raw, options.reuse_port)?;
-        // Accepted sockets inherit it: no call a connection.
-        sys::net::set_nodelay(raw, options.nodelay)?;
-        if inet.is_ipv6() {
-            sys::net::set_v6_only(raw, options.v6_only)?;
+    base.with_driver(|driver| {
+        let fd = driver.socket(target.family(), libc::SOCK_STREAM)?;
+        let listening = set_up(driver, fd, addr, options).and_then(|()| {
+            driver.bind(fd, &target)?;
+            driver.listen(fd, options.backlog)
+        });
+        if listening.is_err() {
+            driver.close(fd);
         }
+        listening.map(|()| fd)
+    })
+}
+
+fn set_up(
+    driver: &mut dyn Driver,
+    fd: i32,
+    addr: &Addr,
+    options: &ListenOptions,
+) -> io::Result<()> {
+    let Addr::Inet(inet) = addr else {
+        return Ok(());
+    };
+    driver.set_option(fd, SocketOption::ReuseAddr(true))?;
+    driver.set_option(fd, SocketOption::ReusePort(options.reuse_port))?;
+    // Accepted sockets inherit it: no call a connection.
+    driver.set_option(fd, SocketOption::NoDelay(options.nodelay))?;
+    if inet.is_ipv6() {
+        driver.set_option(fd, SocketOption::V6Only(options.v6_only))?;
     }
-    sys::net::bind(raw, &target)?;
-    sys::net::listen(raw, options.backlog)?;
-    Ok(fd)
+    Ok(())
 }

@@ -10,6 +10,7 @@
 //! | `dice` | randomness, the trace, the bytes of a stream |
 //! | `faults` | what goes wrong, drawn per seed |
 //! | `socket`, `net` | connections, what is under way on them |
+//! | `listen` | ports, backlogs, and the descriptors of what is accepted |
 //! | `remote` | scripted peers |
 //! | `world` | operations, completions, the clock |
 
@@ -19,6 +20,7 @@ use std::rc::Rc;
 
 pub(crate) mod dice;
 mod faults;
+mod listen;
 pub(crate) mod net;
 pub(crate) mod remote;
 pub(crate) mod socket;
@@ -125,12 +127,14 @@ impl Driver for Sim {
         Ok(net::fd_of(socket))
     }
 
-    fn bind(&mut self, _: i32, _: &SockAddr) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
+    fn bind(&mut self, fd: i32, addr: &SockAddr) -> io::Result<()> {
+        let bound = self.world.borrow_mut().bind(fd, addr);
+        bound.map_err(io::Error::from)
     }
 
-    fn listen(&mut self, _: i32, _: i32) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
+    fn listen(&mut self, fd: i32, backlog: i32) -> io::Result<()> {
+        self.world.borrow_mut().listen(fd, backlog);
+        Ok(())
     }
 
     fn set_option(&mut self, fd: i32, option: SocketOption) -> io::Result<()> {
@@ -138,8 +142,8 @@ impl Driver for Sim {
         set.map_err(io::Error::from)
     }
 
-    fn local_addr(&self, _: i32) -> io::Result<SockAddr> {
-        Err(io::ErrorKind::Unsupported.into())
+    fn local_addr(&self, fd: i32) -> io::Result<SockAddr> {
+        Ok(self.world.borrow().net.local_addr(fd))
     }
 
     fn peer_addr(&self, fd: i32) -> io::Result<SockAddr> {
@@ -185,5 +189,6 @@ impl Driver for Sim {
         for &fd in descriptors {
             world.close(fd);
         }
+        world.sweep();
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use super::dice::{Dice, Trace};
+use super::listen::Handed;
 use super::remote::{Finish, Remote};
 use super::socket::{Kind, Packet, Socket};
 use crate::driver::{Descriptor, HangUp};
@@ -20,6 +21,8 @@ const FIRST_EPHEMERAL_PORT: u16 = 32_768;
 pub(crate) enum Target {
     /// This socket, which waits at the other end.
     Accepts(usize),
+    /// This listening socket.
+    Listens(usize),
     /// An error, at once or later.
     Refuses(i32),
     /// Nobody.
@@ -29,7 +32,11 @@ pub(crate) enum Target {
 #[derive(Debug)]
 pub(crate) struct Net {
     pub(super) sockets: Vec<Socket>,
-    ports: BTreeMap<u16, Target>,
+    pub(super) ports: BTreeMap<u16, Target>,
+    /// Connections that scripted peers make: when, who, where to.
+    pub(super) dials: Vec<(u64, usize, u16)>,
+    /// Accepted connections, by socket.
+    pub(super) handed: BTreeMap<usize, Handed>,
     /// Nanoseconds that a packet is under way at most.
     latency: u64,
     calm: bool,
@@ -40,15 +47,15 @@ pub(crate) fn fd_of(socket: usize) -> i32 {
     FIRST_FD + i32::try_from(socket).expect("a scenario has few sockets")
 }
 
-/// The socket of a descriptor.
-pub(crate) fn socket_of(fd: i32) -> usize {
+/// The socket of a descriptor that was not accepted.
+pub(crate) fn numbered(fd: i32) -> usize {
     let index = fd.checked_sub(FIRST_FD).filter(|index| *index >= 0);
-    index.expect("a simulated descriptor") as usize
+    index.expect("a descriptor that was not accepted") as usize
 }
 
 /// The address of an end that has no port of its own.
-fn address_of(socket: usize) -> SockAddr {
-    let port = FIRST_EPHEMERAL_PORT + socket as u16;
+fn address_of(port: Option<u16>, socket: usize) -> SockAddr {
+    let port = port.unwrap_or(FIRST_EPHEMERAL_PORT + socket as u16);
     SockAddr::from(SocketAddr::from(([127, 0, 0, 1], port)))
 }
 
@@ -57,6 +64,8 @@ impl Net {
         Net {
             sockets: Vec::new(),
             ports: BTreeMap::new(),
+            dials: Vec::new(),
+            handed: BTreeMap::new(),
             latency,
             calm: false,
         }
@@ -90,9 +99,22 @@ impl Net {
         target.unwrap_or(Target::Refuses(libc::ECONNREFUSED))
     }
 
+    /// The socket behind a descriptor.
+    pub(crate) fn socket_of(&self, fd: i32) -> usize {
+        match fd.checked_sub(FIRST_FD).filter(|index| *index >= 0) {
+            Some(index) => index as usize,
+            None => self.handed_as(fd).expect("a simulated descriptor"),
+        }
+    }
+
+    /// Whether a descriptor is a simulated one.
+    pub(super) fn knows(&self, fd: i32) -> bool {
+        fd >= FIRST_FD || self.handed_as(fd).is_some()
+    }
+
     /// The open socket behind a descriptor.
     pub(super) fn index(&self, fd: i32) -> usize {
-        let index = socket_of(fd);
+        let index = self.socket_of(fd);
         assert!(
             self.sockets[index].open,
             "descriptor {index} is used after close"
@@ -119,12 +141,14 @@ impl Net {
             let remote = s.remote.as_ref().filter(|_| s.open && s.connected)?;
             Some(remote.state.next_at).filter(|at| *at != u64::MAX)
         });
-        wires.map(|(at, _)| *at).chain(peers).min()
+        let dials = self.dials.iter().map(|(at, _, _)| *at);
+        wires.map(|(at, _)| *at).chain(peers).chain(dials).min()
     }
 
     /// Lets all that is due by `now` happen.
     pub(super) fn advance(&mut self, now: u64, dice: &mut Dice, trace: &mut Trace) {
         while self.next_event().is_some_and(|at| at <= now) {
+            self.dial_due(now, dice, trace);
             for socket in 0..self.sockets.len() {
                 while let Some(packet) = self.sockets[socket].arrival(now) {
                     self.arrive(socket, packet, now, dice, trace);
@@ -240,6 +264,9 @@ impl Net {
     pub(super) fn close(&mut self, socket: usize, now: u64, dice: &mut Dice) {
         let this = &mut self.sockets[socket];
         this.open = false;
+        if this.backlog.is_some() {
+            return self.end_listening(socket, now, dice);
+        }
         let unread = !this.arrived.is_empty() || this.wire_bytes != 0;
         this.arrived.clear();
         if this.dead {
@@ -290,11 +317,16 @@ impl Net {
         Some(self.sockets[peer].delivered)
     }
 
+    pub(super) fn local_addr(&self, fd: i32) -> SockAddr {
+        let at = self.index(fd);
+        address_of(self.sockets[at].port, at)
+    }
+
     /// All of them are at one address, and only their ports differ.
     pub(super) fn peer_addr(&self, fd: i32) -> Result<SockAddr, Errno> {
         let socket = &self.sockets[self.index(fd)];
         match socket.peer.filter(|_| !socket.dead) {
-            Some(peer) => Ok(address_of(peer)),
+            Some(peer) => Ok(address_of(self.sockets[peer].port, peer)),
             None => Err(Errno::from_raw(libc::ENOTCONN)),
         }
     }

@@ -4,7 +4,7 @@ use super::{Incoming, Socket, is_eof};
 use crate::arena::Piece;
 use crate::bufferevent::machine::{Life, StreamEnd};
 use crate::bufferevent::shell::{COPY_OUT_FRACTION, Cx};
-use crate::evbuffer::EvBuffer;
+use crate::evbuffer::{EvBuffer, Pinning};
 use crate::event_base::EventBase;
 
 /// It waits here, in order; an end behind it.
@@ -132,17 +132,13 @@ impl Socket {
     }
 }
 
-/// Appends received bytes by reference; a small piece behind others is copied, so that many of
+/// Appends received bytes by reference. A small piece behind others is copied, so that many of
 /// them share one block instead of pinning a slot each.
 fn append_received(input: &mut EvBuffer, piece: Piece, base: &EventBase) {
     let small = piece.len() <= base.slot_size() / COPY_OUT_FRACTION;
-    if small && !input.is_empty() && piece.is_slot() {
-        input.unfreeze_end();
-        let added = input.add(&piece);
-        input.freeze_end();
-        if added.is_ok() {
-            return;
-        }
-    }
-    input.push_piece(piece);
+    let pinning = match small && !input.is_empty() {
+        true => Pinning::CopyOut,
+        false => Pinning::Slot,
+    };
+    input.push_received(piece, pinning);
 }
