@@ -66,12 +66,13 @@ impl EventBase {
             let arena = driver.arena();
             (arena.available(), arena.max_slots())
         });
-        // What one turn may take before this is looked at again counts as gone.
-        let left = available.saturating_sub(2 * published);
+        let left = available + published;
+        // What one turn may take before this is looked at again.
+        let margin = published.min(all / 8);
         let was_short = memory.short.get();
         let short = match was_short {
-            false => left < all / 4 || left == 0,
-            true => left < all * 3 / 8 || left == 0,
+            false => left <= all / 4 + margin,
+            true => left < all * 3 / 8 + margin || left <= all / 4,
         };
         if short {
             let each = left * self.slot_size() / (4 * self.0.sources.borrow().len().max(1));

@@ -82,6 +82,7 @@ pub(super) enum Incoming {
 }
 
 impl Socket {
+    #[cfg(test)]
     pub(in crate::bufferevent) fn is_receiving(&self) -> bool {
         self.receiving.get().may_bring()
     }
