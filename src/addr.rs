@@ -82,6 +82,21 @@ impl TryFrom<&Addr> for SockAddr {
     }
 }
 
+impl From<&Addr> for Addr {
+    fn from(addr: &Addr) -> Self {
+        addr.clone()
+    }
+}
+
+impl TryFrom<&str> for Addr {
+    type Error = Error;
+
+    /// As [`FromStr`].
+    fn try_from(text: &str) -> Result<Self, Error> {
+        text.parse()
+    }
+}
+
 impl TryFrom<SockAddr> for Addr {
     type Error = io::Error;
 

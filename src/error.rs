@@ -69,6 +69,12 @@ pub enum Error {
     },
 }
 
+impl From<std::convert::Infallible> for Error {
+    fn from(never: std::convert::Infallible) -> Self {
+        match never {}
+    }
+}
+
 impl Error {
     pub(crate) fn io(call: impl Into<String>, source: io::Error) -> Self {
         Error::Io {

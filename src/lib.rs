@@ -116,7 +116,7 @@ pub use error::Error;
 pub use evbuffer::EvBuffer;
 pub use event_base::{
     Counters, EventBase, EventBaseBuilder, Exit, FdEvent, Interest, Remote, RunFlags, Signal,
-    SpinPolicy, Timer, TurnInfo, block_signals,
+    SpinPolicy, Timer, TurnInfo, WeakEventBase, block_signals,
 };
 pub use listener::{Accepted, ListenOptions, Listener};
 pub use relay::{Relay, RelayEnd, RelayOptions, RelayReport, RelaySide, relay};

@@ -5,13 +5,14 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 
 use crate::addr::Addr;
-use crate::driver::{Completion, Op, OpId};
+use crate::driver::{Completion, Driver, Op, OpId, SocketOption};
 use crate::error::Error;
+use crate::event_base::EventBase;
+use crate::event_base::registration::Registration;
 use crate::event_base::source::Source;
-use crate::event_base::{Base, EventBase};
 use crate::sys::{self, Errno};
 
 /// How long a listener that can not accept (no descriptors, no memory) waits before it tries
@@ -119,8 +120,7 @@ type AcceptFn = Box<dyn FnMut(&Listener, Accepted)>;
 type ErrorFn = Box<dyn FnMut(&Listener, &io::Error)>;
 
 struct Inner {
-    base: Weak<Base>,
-    token: Cell<u32>,
+    registration: Registration,
     /// −1 once closed.
     fd: Cell<i32>,
     op: Cell<Option<OpId>>,
@@ -130,9 +130,6 @@ struct Inner {
     failing: Cell<bool>,
     /// When to try again, in the driver's time; `u64::MAX`: not waiting.
     retry_at: Cell<u64>,
-    /// In the base's list of those with I/O to begin.
-    dirty: Cell<bool>,
-    active: Cell<bool>,
     /// Accepted between `pause` and the end of the kernel's accept.
     held_back: RefCell<VecDeque<Accepted>>,
     on_accept: RefCell<Option<AcceptFn>>,
@@ -146,19 +143,21 @@ impl Listener {
     /// once after a server that had it ended (SO_REUSEADDR).
     ///
     /// # Errors
-    /// [`Error::Io`] with the address when the kernel refuses it: in use, not of this machine, no permission.
+    /// [`Error::Io`] with the address when the kernel refuses it: in use, not of this machine, no
+    /// permission.
     pub fn bind(
         base: &EventBase,
         addr: &Addr,
         options: ListenOptions,
         on_accept: impl FnMut(&Listener, Accepted) + 'static,
     ) -> Result<Self, Error> {
-        let fd = listening_socket(addr, &options)
+        let fd = listening_socket(base, addr, &options)
             .map_err(|source| Error::io(format!("listening on {addr}"), source))?;
         Ok(Self::new(base, fd, Box::new(on_accept)))
     }
 
-    /// Accepts from a socket that listens already (`evconnlistener_new`). It is closed with the listener.
+    /// Accepts from a socket that listens already (`evconnlistener_new`). It is closed with the
+    /// listener.
     ///
     /// # Errors
     /// [`Error::Io`] when the descriptor can not be made non-blocking.
@@ -169,47 +168,45 @@ impl Listener {
     ) -> Result<Self, Error> {
         sys::net::set_nonblocking(fd.as_raw_fd(), true)
             .map_err(|source| Error::io("adopting a listening socket", source))?;
-        Ok(Self::new(base, fd, Box::new(on_accept)))
+        Ok(Self::new(base, fd.into_raw_fd(), Box::new(on_accept)))
     }
 
-    fn new(base: &EventBase, fd: OwnedFd, on_accept: AcceptFn) -> Self {
+    fn new(base: &EventBase, fd: i32, on_accept: AcceptFn) -> Self {
         let inner = Rc::new(Inner {
-            base: base.downgrade(),
-            token: Cell::new(0),
-            fd: Cell::new(fd.into_raw_fd()),
+            registration: Registration::new(),
+            fd: Cell::new(fd),
             op: Cell::new(None),
             paused: Cell::new(false),
             closed: Cell::new(false),
             failing: Cell::new(false),
             retry_at: Cell::new(u64::MAX),
-            dirty: Cell::new(false),
-            active: Cell::new(false),
             held_back: RefCell::default(),
             on_accept: RefCell::new(Some(on_accept)),
             on_error: RefCell::new(None),
         });
-        inner.token.set(base.add_source(inner.clone()));
+        inner.registration.join(base, inner.clone());
         inner.arm(base);
-        base.set_active(&inner.active, true);
+        inner.registration.set_active(base, true);
         Listener(inner)
     }
 
-    /// Calls `f` when connections can not be accepted (`evconnlistener_set_error_cb`): no descriptors left
-    /// (EMFILE, ENFILE), no memory. Once for each time that it begins to fail: the listener goes on, tries
-    /// ten times a second and accepts what waits as soon as it can.
+    /// Calls `f` when connections can not be accepted (`evconnlistener_set_error_cb`): no
+    /// descriptors left (EMFILE, ENFILE), no memory. Once for each time that it begins to fail: the
+    /// listener goes on, tries ten times a second and accepts what waits as soon as it can.
     pub fn on_error(&self, f: impl FnMut(&Listener, &io::Error) + 'static) {
         let old = self.0.on_error.replace(Some(Box::new(f)));
         drop(old);
     }
 
-    /// Stops accepting; connections wait in the backlog (`evconnlistener_disable`). A paused listener keeps no loop alive.
+    /// Stops accepting; connections wait in the backlog (`evconnlistener_disable`). A paused
+    /// listener keeps no loop alive.
     pub fn pause(&self) {
         let inner = &self.0;
         if inner.closed.get() || inner.paused.replace(true) {
             return;
         }
         if let Some(base) = inner.base() {
-            base.set_active(&inner.active, false);
+            inner.registration.set_active(&base, false);
             if let Some(op) = inner.op.get() {
                 base.cancel(op);
             }
@@ -223,8 +220,8 @@ impl Listener {
             return;
         }
         if let Some(base) = inner.base() {
-            base.set_active(&inner.active, true);
-            inner.mark_dirty(&base);
+            inner.registration.set_active(&base, true);
+            inner.registration.mark_dirty(&base);
         }
     }
 
@@ -241,7 +238,8 @@ impl Listener {
         if self.0.closed.get() {
             return Err(Error::Freed { what: "listener" });
         }
-        sys::net::local_addr(self.0.fd.get())
+        let base = self.base()?;
+        base.with_driver(|driver| driver.local_addr(self.0.fd.get()))
             .and_then(Addr::try_from)
             .map_err(|source| Error::io("getsockname", source))
     }
@@ -275,7 +273,7 @@ impl Listener {
 
 impl Inner {
     fn base(&self) -> Option<EventBase> {
-        self.base.upgrade().map(EventBase)
+        self.registration.base()
     }
 
     fn arm(&self, base: &EventBase) {
@@ -287,13 +285,7 @@ impl Inner {
             fd: self.fd.get(),
             multishot: true,
         };
-        self.op.set(Some(base.push(self.token.get(), op)));
-    }
-
-    fn mark_dirty(self: &Rc<Self>, base: &EventBase) {
-        if !self.dirty.replace(true) {
-            base.mark_dirty(self.clone());
-        }
+        self.op.set(Some(self.registration.push(base, op)));
     }
 
     /// Nothing is in flight: the socket goes (I6).
@@ -302,8 +294,8 @@ impl Inner {
         if fd >= 0 {
             base.with_driver(|driver| driver.close(fd));
         }
-        base.set_active(&self.active, false);
-        base.remove_source(self.token.get());
+        self.registration.set_active(base, false);
+        self.registration.leave(base);
     }
 
     fn accepted(self: &Rc<Self>, base: &EventBase, fd: OwnedFd) {
@@ -346,7 +338,7 @@ impl Inner {
             _ => {
                 let at = base.now().saturating_add(RETRY_NS);
                 self.retry_at.set(at);
-                base.arm_timer(at, self.token.get());
+                self.registration.arm(base, at);
                 if !self.failing.replace(true) {
                     self.report(&io::Error::from(errno));
                 }
@@ -369,6 +361,10 @@ impl Inner {
 }
 
 impl Source for Inner {
+    fn registration(&self) -> &Registration {
+        &self.registration
+    }
+
     fn completed(self: Rc<Self>, base: &EventBase, completion: Completion) {
         if !completion.more {
             self.op.set(None);
@@ -386,12 +382,11 @@ impl Source for Inner {
         if self.closed.get() {
             self.finish(base);
         } else {
-            self.mark_dirty(base);
+            self.registration.mark_dirty(base);
         }
     }
 
     fn start_io(self: Rc<Self>, base: &EventBase) {
-        self.dirty.set(false);
         while !self.paused.get() {
             let held_back = self.held_back.borrow_mut().pop_front();
             let Some(accepted) = held_back else { break };
@@ -403,7 +398,7 @@ impl Source for Inner {
     fn timer_fired(self: Rc<Self>, base: &EventBase) {
         if self.retry_at.get() <= base.now() {
             self.retry_at.set(u64::MAX);
-            self.mark_dirty(base);
+            self.registration.mark_dirty(base);
         }
     }
 
@@ -425,20 +420,36 @@ impl fmt::Debug for Listener {
     }
 }
 
-fn listening_socket(addr: &Addr, options: &ListenOptions) -> io::Result<OwnedFd> {
+fn listening_socket(base: &EventBase, addr: &Addr, options: &ListenOptions) -> io::Result<i32> {
     let target = sys::SockAddr::try_from(addr)?;
-    let fd = sys::net::socket(target.family(), libc::SOCK_STREAM)?;
-    let raw = fd.as_raw_fd();
-    if let Addr::Inet(inet) = addr {
-        sys::net::set_reuse_addr(raw, true)?;
-        sys::net::set_reuse_port(raw, options.reuse_port)?;
-        // Accepted sockets inherit it: no call a connection.
-        sys::net::set_nodelay(raw, options.nodelay)?;
-        if inet.is_ipv6() {
-            sys::net::set_v6_only(raw, options.v6_only)?;
+    base.with_driver(|driver| {
+        let fd = driver.socket(target.family(), libc::SOCK_STREAM)?;
+        let listening = set_up(driver, fd, addr, options).and_then(|()| {
+            driver.bind(fd, &target)?;
+            driver.listen(fd, options.backlog)
+        });
+        if listening.is_err() {
+            driver.close(fd);
         }
+        listening.map(|()| fd)
+    })
+}
+
+fn set_up(
+    driver: &mut dyn Driver,
+    fd: i32,
+    addr: &Addr,
+    options: &ListenOptions,
+) -> io::Result<()> {
+    let Addr::Inet(inet) = addr else {
+        return Ok(());
+    };
+    driver.set_option(fd, SocketOption::ReuseAddr(true))?;
+    driver.set_option(fd, SocketOption::ReusePort(options.reuse_port))?;
+    // Accepted sockets inherit it: no call a connection.
+    driver.set_option(fd, SocketOption::NoDelay(options.nodelay))?;
+    if inet.is_ipv6() {
+        driver.set_option(fd, SocketOption::V6Only(options.v6_only))?;
     }
-    sys::net::bind(raw, &target)?;
-    sys::net::listen(raw, options.backlog)?;
-    Ok(fd)
+    Ok(())
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::bufferevent::{BufferEvent, Events, FlushEnd, Handler};
 use crate::error::Error;
+use crate::event_base::hook::Hook;
 use crate::event_base::{EventBase, Interest, Timer};
 use crate::sys::Errno;
 
@@ -17,15 +18,13 @@ const LAST_BYTES: Duration = Duration::from_secs(5);
 /// What one receive may bring before it is armed again, and so what arrives in spite of a pause.
 const ARM_BYTES: usize = 256 << 10;
 
-/// By how much the high mark shrinks while receive slots are short.
-const SHORTAGE_DIVISOR: usize = 8;
-
 /// How a relay behaves.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct RelayOptions {
-    /// Reading from one side pauses while the other has more than so many bytes to send. While fewer than a quarter of
-    /// the base's receive slots are left an eighth of it counts, so that peers who do not read leave memory to the others.
+    /// Reading from one side pauses while the other, with what waits below it, has more than so
+    /// many bytes to send. While the base's memory is short any byte that waits is too many, so
+    /// that peers who do not read leave memory to the others.
     pub high: usize,
     /// It resumes when that has fallen to so many bytes.
     pub low: usize,
@@ -98,7 +97,8 @@ pub enum RelayEnd {
     },
     /// Neither direction moved a byte for the idle time-out, or a time-out of a bufferevent fired.
     TimedOut,
-    /// [`Relay::close_after_flush`] or [`Relay::free`] was called.
+    /// [`Relay::close_after_flush`] or [`Relay::free`] was called, the program freed one of the two,
+    /// or their base ended.
     Closed,
 }
 
@@ -120,48 +120,63 @@ pub struct RelayReport {
 #[derive(Clone)]
 pub struct Relay(Rc<Inner>);
 
-type EndFn = Box<dyn FnOnce(&RelayReport)>;
+/// How far a relay is on its way to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Running,
+    /// Neither side receives any more; what the kernel has received is still to come in.
+    StoppingReads {
+        /// Sides that may still have received something.
+        sides: u8,
+    },
+    /// Both send what they have, and are freed.
+    Flushing {
+        /// Sides that are not freed yet.
+        sides: u8,
+    },
+    Ended,
+}
 
 struct Inner {
     a: BufferEvent,
     b: BufferEvent,
     options: RelayOptions,
-    a_to_b: Direction,
-    b_to_a: Direction,
+    a_to_b: Course,
+    b_to_a: Course,
+    phase: Cell<Phase>,
     undelivered: Cell<u64>,
     end: Cell<Option<RelayEnd>>,
-    /// Both are being flushed and freed.
-    finishing: Cell<bool>,
-    /// Sides that may still have received something.
-    quieting: Cell<u8>,
-    /// A deadline that was set while it ended already, and is not passed on yet.
-    hastened: Cell<Option<Duration>>,
-    /// Bufferevents that are not freed yet.
-    open: Cell<u8>,
-    /// When a byte moved last, in the driver's time.
-    moved_at: Cell<u64>,
+    /// Both are to be freed so soon, at the latest.
+    deadline: Cell<Option<Duration>>,
     timer: RefCell<Option<Timer>>,
-    on_end: RefCell<Option<EndFn>>,
+    on_end: Hook<dyn FnOnce(&RelayReport)>,
 }
 
 /// What is received from one side and sent to the other.
 #[derive(Default)]
-struct Direction {
+struct Course {
     bytes: Cell<u64>,
-    /// The source is paused: its sink has too much to send.
+    /// The source is held: its sink has too much to send.
     paused: Cell<bool>,
     /// The source has ended, or the sink takes no more.
     done: Cell<bool>,
 }
 
+const SIDES: [RelaySide; 2] = [RelaySide::A, RelaySide::B];
+
 /// Joins two bufferevents: what `a` receives `b` sends, and the other way round, by reference.
 ///
 /// The relay takes over their callbacks and frees both when it ends. The end of one stream is
 /// carried through as a half-close. When one side fails, what was received from it is still
-/// delivered to the other before both are freed. Either may still be connecting.
+/// delivered to the other before both are freed; a side that does not get all of it sees a reset
+/// instead of an end, so that a cut stream does not look whole. Either may still be connecting,
+/// be a filter, or the end of a pipe, which has one direction.
+///
+/// It ends, and reports, also when the program frees one of the two, or when their base ends.
 ///
 /// # Errors
-/// [`Error::Freed`] when one was freed; [`Error::Invalid`] when both are the same, or the low mark is above the high one.
+/// [`Error::Freed`] when one was freed; [`Error::Invalid`] when both are the same, or the low mark
+/// is above the high one.
 pub fn relay(a: &BufferEvent, b: &BufferEvent, options: RelayOptions) -> Result<Relay, Error> {
     if a == b || options.low > options.high {
         return Err(Error::Invalid {
@@ -175,43 +190,53 @@ pub fn relay(a: &BufferEvent, b: &BufferEvent, options: RelayOptions) -> Result<
         a: a.clone(),
         b: b.clone(),
         options,
-        a_to_b: Direction::default(),
-        b_to_a: Direction::default(),
+        a_to_b: Course::default(),
+        b_to_a: Course::default(),
+        phase: Cell::new(Phase::Running),
         undelivered: Cell::new(0),
         end: Cell::new(None),
-        finishing: Cell::new(false),
-        quieting: Cell::new(0),
-        hastened: Cell::new(None),
-        open: Cell::new(2),
-        moved_at: Cell::new(base.now()),
+        deadline: Cell::new(None),
         timer: RefCell::new(None),
-        on_end: RefCell::new(None),
+        on_end: Hook::new(),
     });
-    for (bev, side) in [(a, RelaySide::A), (b, RelaySide::B)] {
+    for side in SIDES {
+        let bev = inner.bev(side);
         bev.set_handler(SideHandler {
             relay: inner.clone(),
             side,
         })?;
         bev.set_watermarks(Interest::WRITE, options.low, 0)?;
         bev.set_watermarks(Interest::READ, 0, 0)?;
-        // No bound is not what a mark of nothing means.
+        // 0 means "unbounded" here; a high mark of 0 must bound.
         bev.set_receive_bound(options.high.clamp(1, ARM_BYTES));
+        let (reads, writes) = bev.directions();
+        if !reads {
+            // The write end of a pipe: nothing will ever come of it.
+            inner.from(side).done.set(true);
+        }
+        if !writes {
+            inner.from(side.other()).done.set(true);
+        }
     }
     inner.watch_idle(&base)?;
     // What was received before goes first.
-    for side in [RelaySide::A, RelaySide::B] {
+    for side in SIDES {
         inner.pass_on(side);
     }
-    a.enable(Interest::READ | Interest::WRITE)?;
-    b.enable(Interest::READ | Interest::WRITE)?;
+    for side in SIDES {
+        let (reads, writes) = inner.bev(side).directions();
+        let mut interest = Interest::empty();
+        interest.set(Interest::READ, reads);
+        interest.set(Interest::WRITE, writes);
+        inner.bev(side).enable(interest)?;
+    }
     Ok(Relay(inner))
 }
 
 impl Relay {
     /// Calls `f` once, when both bufferevents have been freed.
     pub fn on_end(&self, f: impl FnOnce(&RelayReport) + 'static) {
-        let old = self.0.on_end.replace(Some(Box::new(f)));
-        drop(old);
+        self.0.on_end.set(Box::new(f));
     }
 
     /// Bytes passed on so far: from A to B, and from B to A.
@@ -224,7 +249,8 @@ impl Relay {
         self.0.finish(RelayEnd::Closed, Some(deadline));
     }
 
-    /// Frees both at once; what is buffered is dropped.
+    /// Frees both at once. What is buffered is dropped, and a side that was to get it sees a
+    /// reset.
     pub fn free(&self) {
         self.0.finish(RelayEnd::Closed, Some(Duration::ZERO));
     }
@@ -239,24 +265,27 @@ impl Inner {
     }
 
     /// The direction whose source is `side`.
-    fn from(&self, side: RelaySide) -> &Direction {
+    fn from(&self, side: RelaySide) -> &Course {
         match side {
             RelaySide::A => &self.a_to_b,
             RelaySide::B => &self.b_to_a,
         }
     }
 
-    /// Moves what `side` received to the other's output, and pauses it when that is too long.
+    fn is_running(&self) -> bool {
+        self.phase.get() == Phase::Running
+    }
+
+    /// Moves what `side` received to the other's output, and holds it when that is too long.
     fn pass_on(self: &Rc<Self>, side: RelaySide) {
         let (source, sink) = (self.bev(side), self.bev(side.other()));
-        let direction = self.from(side);
-        if direction.done.get() {
+        let course = self.from(side);
+        if course.done.get() {
             // The sink takes no more: what still comes is dropped, and counted.
             let dropped = source
                 .input()
                 .with(|input| input.drain(input.len()).unwrap_or_default());
-            self.undelivered
-                .set(self.undelivered.get() + dropped.map_or(0, |n| n as u64));
+            self.lost(dropped.unwrap_or_default());
             return;
         }
         let Ok(moved) = source.transfer_to(sink) else {
@@ -264,43 +293,43 @@ impl Inner {
             self.finish(RelayEnd::Closed, Some(LAST_BYTES));
             return;
         };
-        direction.bytes.set(direction.bytes.get() + moved as u64);
+        if moved == 0 {
+            return;
+        }
+        course.bytes.set(course.bytes.get() + moved as u64);
         source.set_backlogged(true);
-        self.touch();
-        if sink.output().len() > self.high_mark(source) && !self.finishing.get() {
-            direction.paused.set(true);
-            let _freed = source.disable(Interest::READ);
+        if sink.backlog() > self.options.high && self.is_running() && !course.paused.replace(true)
+        {
+            sink.await_drain();
+            source.hold_for_relay(true);
         }
     }
 
-    fn high_mark(&self, source: &BufferEvent) -> usize {
-        match source.base() {
-            Ok(base) if base.slots_are_low() => self.options.high / SHORTAGE_DIVISOR,
-            _ => self.options.high,
-        }
+    fn lost(&self, bytes: usize) {
+        self.undelivered.set(self.undelivered.get() + bytes as u64);
     }
 
     /// `side` has sent: its source may go on.
     fn drained(self: &Rc<Self>, side: RelaySide) {
-        self.touch();
         let source = side.other();
-        let direction = self.from(source);
-        let left = self.bev(side).output().len();
+        let course = self.from(source);
+        let left = self.bev(side).backlog();
         if left == 0 {
             self.bev(source).set_backlogged(false);
         }
-        // The write callback's mark is the low one. Where that is too much, another send is still to end.
-        let high = self.high_mark(self.bev(source));
-        if high < self.options.high && left > self.options.low.min(high / 2) {
+        if left > self.options.low {
+            // What waits below a filter is still too much.
+            self.bev(side).await_drain();
             return;
         }
-        if direction.paused.replace(false) && !direction.done.get() && !self.finishing.get() {
-            let _freed = self.bev(source).enable(Interest::READ);
+        if course.paused.get() && !course.done.get() && self.is_running() {
+            course.paused.set(false);
+            self.bev(source).hold_for_relay(false);
         }
     }
 
     fn event(self: &Rc<Self>, side: RelaySide, events: Events) {
-        if self.finishing.get() {
+        if !self.is_running() {
             // The flush of what is left tells how it ended.
             return;
         }
@@ -335,71 +364,77 @@ impl Inner {
         }
     }
 
-    /// `side` can not be written to any more. What it still sends is passed on until its end, which
-    /// as a rule is near: whoever resets a connection has nothing more to say.
+    /// `side` can not be written to any more. What it still sends is passed on until its end,
+    /// which as a rule is near: whoever resets a connection has nothing more to say.
     fn write_failed(self: &Rc<Self>, side: RelaySide, end: RelayEnd) {
-        let into = self.from(side.other());
-        into.done.set(true);
+        self.from(side.other()).done.set(true);
         self.end.set(Some(end));
-        // What it has not sent is counted by its close.
-        // The other goes on to be read, and dropped: it may have to get rid of that before it takes the rest.
-        let _freed = self.bev(side.other()).enable(Interest::READ);
+        // What it has not sent is counted by its close. The other goes on to be read, and dropped:
+        // it may have to get rid of that before it takes the rest.
+        self.bev(side.other()).hold_for_relay(false);
         if let Ok(base) = self.bev(side).base() {
             let relay = self.clone();
-            let timer = base.timer(LAST_BYTES, move |_| relay.finish(end, Some(Duration::ZERO)));
+            let timer = base.timer(LAST_BYTES, move |_| {
+                relay.finish(end, Some(Duration::ZERO));
+            });
             self.replace_timer(timer.ok());
+        }
+    }
+
+    /// The program freed `side`, or put other callbacks on it; or the base ended.
+    fn side_gone(self: &Rc<Self>, side: RelaySide) {
+        if self.is_running() && self.bev(side).is_freed() {
+            self.finish(RelayEnd::Closed, Some(LAST_BYTES));
         }
     }
 
     /// Ends the relay: what both sides have received is passed on and sent, then they are freed.
     fn finish(self: &Rc<Self>, end: RelayEnd, deadline: Option<Duration>) {
-        if self.finishing.replace(true) {
-            self.hasten(deadline);
-            return;
+        if let Some(deadline) = deadline {
+            let earlier = self.deadline.get().map_or(deadline, |had| had.min(deadline));
+            self.deadline.set(Some(earlier));
         }
+        match self.phase.get() {
+            Phase::Running => {}
+            // It takes the deadline once it flushes.
+            Phase::StoppingReads { .. } | Phase::Ended => return,
+            Phase::Flushing { .. } => {
+                for side in SIDES {
+                    if let Some(deadline) = deadline {
+                        self.bev(side).shorten_deadline(deadline);
+                    }
+                }
+                return;
+            }
+        }
+        self.phase.set(Phase::StoppingReads { sides: 2 });
         // A failure that came first is the reason, not what followed from it.
         self.end.set(self.end.get().or(Some(end)));
         self.replace_timer(None);
-        self.quieting.set(2);
-        for side in [RelaySide::A, RelaySide::B] {
+        for side in SIDES {
             let relay = self.clone();
-            let quiet = self.bev(side).finish_reading(move |_| {
+            let stopping = self.bev(side).finish_reading(move |_| {
                 relay.pass_on(side);
-                relay.quiet(deadline);
+                relay.reads_stopped();
             });
-            if quiet.is_err() {
-                self.quiet(deadline);
+            if stopping.is_err() {
+                self.reads_stopped();
             }
         }
     }
 
-    /// It ends already, but perhaps not soon enough.
-    fn hasten(&self, deadline: Option<Duration>) {
-        let Some(deadline) = deadline else { return };
-        if self.quieting.get() != 0 {
-            let earlier = self
-                .hastened
-                .get()
-                .map_or(deadline, |had| had.min(deadline));
-            self.hastened.set(Some(earlier));
-            return;
-        }
-        for side in [RelaySide::A, RelaySide::B] {
-            self.bev(side).hasten_close(deadline);
-        }
-    }
-
     /// One more side receives nothing any more. Once both do, they send what they have.
-    fn quiet(self: &Rc<Self>, deadline: Option<Duration>) {
-        self.quieting.set(self.quieting.get().saturating_sub(1));
-        if self.quieting.get() != 0 {
-            return;
+    fn reads_stopped(self: &Rc<Self>) {
+        match self.phase.get() {
+            Phase::StoppingReads { sides: 2 } => {
+                self.phase.set(Phase::StoppingReads { sides: 1 });
+                return;
+            }
+            Phase::StoppingReads { .. } => self.phase.set(Phase::Flushing { sides: 2 }),
+            _ => return,
         }
-        let deadline = match (deadline, self.hastened.get()) {
-            (Some(first), Some(second)) => Some(first.min(second)),
-            (first, second) => first.or(second),
-        };
-        for side in [RelaySide::A, RelaySide::B] {
+        let deadline = self.deadline.get();
+        for side in SIDES {
             let relay = self.clone();
             let bev = self.bev(side);
             // The flush, too, ends when no byte moves for the idle time-out.
@@ -414,19 +449,19 @@ impl Inner {
     /// One of the two is gone.
     fn closed(&self, side: RelaySide, end: FlushEnd) {
         if let FlushEnd::TimedOut { unsent } | FlushEnd::Failed { unsent } = end {
-            self.undelivered.set(self.undelivered.get() + unsent as u64);
+            self.lost(unsent);
             if unsent != 0 && self.end.get() == Some(RelayEnd::Finished) {
                 // Both streams had ended, but not all of them could be passed on.
                 let errno = self.bev(side).last_error();
                 self.end.set(Some(RelayEnd::Failed { side, errno }));
             }
         }
-        self.open.set(self.open.get().saturating_sub(1));
-        if self.open.get() != 0 {
-            return;
+        match self.phase.get() {
+            Phase::Flushing { sides: 2 } => return self.phase.set(Phase::Flushing { sides: 1 }),
+            Phase::Flushing { .. } => self.phase.set(Phase::Ended),
+            _ => return,
         }
-        let on_end = self.on_end.borrow_mut().take();
-        if let Some(on_end) = on_end {
+        if let Some(on_end) = self.on_end.take() {
             on_end(&RelayReport {
                 a_to_b: self.a_to_b.bytes.get(),
                 b_to_a: self.b_to_a.bytes.get(),
@@ -436,26 +471,22 @@ impl Inner {
         }
     }
 
-    /// A byte moved: the idle time-out starts again.
-    fn touch(&self) {
-        if self.options.idle_timeout.is_some()
-            && let Ok(base) = self.a.base()
-        {
-            self.moved_at.set(base.now());
-        }
-    }
-
     /// One timer for the idle time-out: when it fires early, because bytes moved meanwhile, it is
     /// set for the rest.
     fn watch_idle(self: &Rc<Self>, base: &EventBase) -> Result<(), Error> {
         let Some(after) = self.options.idle_timeout else {
             return Ok(());
         };
+        for side in SIDES {
+            self.bev(side).watch_progress();
+        }
+        let began = base.now();
         let relay = Rc::downgrade(self);
         let timer = base.timer(after, move |timer| {
             let Some(relay) = relay.upgrade() else { return };
             let Ok(base) = timer.base() else { return };
-            let quiet = Duration::from_nanos(base.now().saturating_sub(relay.moved_at.get()));
+            let moved_at = relay.a.moved_at().max(relay.b.moved_at()).max(began);
+            let quiet = Duration::from_nanos(base.now().saturating_sub(moved_at));
             match after.checked_sub(quiet) {
                 Some(rest) if !rest.is_zero() => {
                     let _base_gone = timer.rearm(rest);
@@ -495,10 +526,17 @@ impl Handler for SideHandler {
     }
 }
 
+impl Drop for SideHandler {
+    fn drop(&mut self) {
+        self.relay.side_gone(self.side);
+    }
+}
+
 impl fmt::Debug for Relay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Relay")
             .field("bytes", &self.bytes())
+            .field("phase", &self.0.phase.get())
             .field("end", &self.0.end.get())
             .finish_non_exhaustive()
     }

@@ -5,6 +5,7 @@ use evring::arena::{Arena, ArenaConfig, Piece};
 use evring::evbuffer::{BufferError, Change, Eol, EvBuffer, FileSegment, Ptr, copied_bytes};
 use std::fs::File;
 use std::io::{self, BufRead, IoSlice, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -457,6 +458,20 @@ fn expand_gives_contiguous_room() {
     drop(room);
     buffer.add(&[b'x'; 5000]).expect("not frozen");
     assert_eq!(buffer.segments().count(), 2);
+    // The room is kept: what was asked for at first is filled without another block.
+    for (before, n) in [(0, 1), (0, 600), (0, 70_000), (3, 600), (512, 5000)] {
+        let mut buffer = EvBuffer::new();
+        buffer.add(&vec![b'y'; before]).expect("not frozen");
+        buffer.expand(n).expect("memory");
+        assert_eq!(buffer.len(), before);
+        let held = buffer.held_bytes();
+        assert!(held >= before + n, "{n} bytes of room: {held} held");
+        buffer.expand(n).expect("memory");
+        for _ in 0..n {
+            buffer.add(b"x").expect("not frozen");
+        }
+        assert_eq!(buffer.held_bytes(), held, "{n} bytes of room");
+    }
     assert!(matches!(
         buffer.expand(usize::MAX),
         Err(BufferError::TooLong)
@@ -750,6 +765,90 @@ fn a_file_that_shrank_is_an_error_and_changes_nothing() {
     assert_eq!(buffer.len(), 7);
     file.set_len(10).expect("writable");
     assert_eq!(buffer.to_vec().expect("long enough again"), [0; 7]);
+}
+
+#[test]
+fn every_way_to_take_bytes_tells_that_their_file_was_cut_short() {
+    type Take = fn(&mut EvBuffer) -> bool;
+    let takes: [(&str, Take); 11] = [
+        ("remove", |b| b.remove(&mut [0; 9]).is_err()),
+        ("remove all", |b| b.remove(&mut [0; 99]).is_err()),
+        ("read", |b| b.read(&mut [0; 9]).is_err()),
+        ("read_exact", |b| b.read_exact(&mut [0; 9]).is_err()),
+        ("copyout", |b| b.copyout(&mut [0; 9]).is_err()),
+        ("copyout_from", |b| {
+            let from = b.ptr(6).expect("within");
+            b.copyout_from(from, &mut [0; 4]).is_err()
+        }),
+        ("pullup", |b| b.pullup(9).is_err()),
+        ("pullup_mut", |b| b.pullup_mut(9).is_err()),
+        ("remove_piece", |b| b.remove_piece(9).is_err()),
+        ("readln", |b| b.readln(Eol::Lf).is_err()),
+        ("to_vec", |b| b.to_vec().is_err()),
+    ];
+    for watched in [false, true] {
+        for (name, take) in takes {
+            let file = Arc::new(file_of(b"0123456789"));
+            let mut buffer = of(&["head"]);
+            buffer
+                .add_file(file.clone(), 0, None)
+                .expect("a plain file");
+            buffer.add_piece("tail\n").expect("not frozen");
+            let calls = Arc::new(AtomicUsize::new(0));
+            if watched {
+                let calls = calls.clone();
+                buffer.add_callback(move |_, _| {
+                    calls.fetch_add(1, Ordering::Relaxed);
+                });
+            }
+            file.set_len(2).expect("writable");
+            assert!(take(&mut buffer), "{name}");
+            assert_eq!(
+                (buffer.len(), calls.load(Ordering::Relaxed)),
+                (19, 0),
+                "{name}"
+            );
+            // What can still be read is there, and all of it once the file has it again.
+            let mut start = [0; 6];
+            assert_eq!(buffer.copyout(&mut start).expect("readable"), 6, "{name}");
+            assert_eq!(&start, b"head01", "{name}");
+            file.write_all_at(b"0123456789", 0).expect("writable");
+            assert_eq!(content(&buffer), "head0123456789tail\n", "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_file_is_closed_with_the_last_that_holds_a_part_of_it() {
+    type End = fn(&mut EvBuffer);
+    let ends: [(&str, End); 5] = [
+        ("drained", |b| drop(b.drain(usize::MAX))),
+        ("removed", |b| drop(b.remove(&mut [0; 99]))),
+        ("loaded", |b| b.load(usize::MAX).expect("readable")),
+        ("replaced", |b| *b = EvBuffer::new()),
+        ("written", |b| {
+            let sink = tempfile::tempfile().expect("a temporary file");
+            while b.write_to(&sink, None).expect("a plain file") > 0 {}
+        }),
+    ];
+    for (name, end) in ends {
+        // The file is open as long as anyone has a share of it.
+        let file = Arc::new(file_of(b"0123456789"));
+        let share = Arc::downgrade(&file);
+        let segment = FileSegment::new(file, 0, None).expect("a plain file");
+        let (mut buffer, mut other) = (of(&["head"]), EvBuffer::new());
+        buffer.add_file_segment(&segment, 0, None).expect("within");
+        buffer.remove_buffer(&mut other, 7).expect("not frozen");
+        drop(segment);
+        end(&mut buffer);
+        assert_eq!(
+            share.strong_count(),
+            1,
+            "{name}: a part waits in another buffer"
+        );
+        end(&mut other);
+        assert_eq!(share.strong_count(), 0, "{name}: nobody has a part of it");
+    }
 }
 
 #[test]

@@ -5,9 +5,10 @@ use super::slots;
 use bytes::Bytes;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
-use std::mem::{align_of, size_of};
+use std::mem::{ManuallyDrop, align_of, size_of};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Weak};
 
 /// Where a header's bytes come from, and so where they go when the last reference is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,16 +18,23 @@ pub(super) enum Kind {
     Pooled,
     /// A heap block of an exact size, not pooled.
     Exact,
+    /// A heap block that is charged to an arena; `index` is its class, or [`NO_CLASS`] for one of an
+    /// exact size, and `arena` its arena, with a weak count.
+    Charged,
     /// A slot of an arena; `index` is its number, `arena` its arena.
     Slot,
     /// Somebody else's bytes, kept alive by the `Bytes` in the enclosing [`Foreign`].
     Foreign,
 }
 
+/// Stands for the class of a charged block that has an exact size.
+const NO_CLASS: u32 = u32::MAX;
+
 /// What every reference points to.
 ///
 /// ```text
-///   heap block:  [ Header, padded to 64 ][ data … capacity ]       one allocation
+///   heap block:  [ Header, padded to 64 ][ data … capacity ]       one allocation; a small one
+///                [ Header, padded to 48 ][ data … capacity ]
 ///   slot:        [ Header ] in its chunk's table ──data──► slot    in the mapping
 ///   foreign:     [ Header | Bytes ]                                a pooled cell
 /// ```
@@ -37,7 +45,8 @@ pub(super) struct Header {
     refs: AtomicUsize,
     data: *mut u8,
     capacity: usize,
-    /// For a slot: its arena, with one strong count while the slot is out.
+    /// For a slot: its arena, with one strong count while the slot is out. For a charged block: its
+    /// arena, with one weak count, so that a copy does not keep the slots mapped.
     pub(super) arena: *const slots::Shared,
     pub(super) index: u32,
     kind: Kind,
@@ -50,7 +59,7 @@ pub(super) struct Foreign {
     bytes: Bytes,
 }
 
-const _: () = assert!(size_of::<Header>() <= pool::HEADER_BYTES);
+const _: () = assert!(size_of::<Header>() <= pool::SMALL_HEADER_BYTES);
 const _: () = assert!(size_of::<Foreign>() <= pool::FOREIGN_BYTES && align_of::<Foreign>() <= 16);
 
 impl Header {
@@ -161,6 +170,10 @@ unsafe fn dispose_rare(header: NonNull<Header>, kind: Kind) {
                 pool::give(pool::FOREIGN, header.cast());
             }
         }
+        Kind::Charged => {
+            // SAFETY: unreferenced, as the caller states.
+            unsafe { discharge(header) }
+        }
         Kind::Exact | Kind::Pooled => {
             // SAFETY: allocated in `new_exact` with the layout that its capacity gives.
             unsafe {
@@ -212,7 +225,7 @@ fn init_pooled(header: NonNull<Header>, class: usize) {
     unsafe {
         header.write(Header {
             refs: AtomicUsize::new(1),
-            data: header.cast::<u8>().as_ptr().add(pool::HEADER_BYTES),
+            data: header.cast::<u8>().as_ptr().add(pool::header_bytes(class)),
             capacity: pool::class_bytes(class),
             arena: std::ptr::null(),
             index: class as u32,
@@ -245,6 +258,81 @@ fn exact_layout(capacity: usize) -> Option<Layout> {
     let size = capacity.checked_add(pool::HEADER_BYTES)?;
     // At malloc's own alignment zeroed memory comes from calloc, which need not touch fresh pages.
     Layout::from_size_align(size, 16).ok()
+}
+
+/// A fresh block for a copy of `n` bytes out of `origin`'s memory, charged to the arena that it
+/// belongs to; plain where that is none, or gone. It fits tightly: it may have room for only a part.
+pub(super) fn new_copy(origin: Option<&Header>, n: usize) -> NonNull<Header> {
+    let header = new_pooled(pool::tight_class(n));
+    charge(header, origin);
+    header
+}
+
+/// As [`new_copy`], with room for at least `min` bytes; `None` where the allocator refuses.
+pub(super) fn try_new_copy(origin: Option<&Header>, min: usize) -> Option<NonNull<Header>> {
+    let header = try_new_block(min)?;
+    charge(header, origin);
+    Some(header)
+}
+
+/// Charges a fresh heap block to the arena that `origin` belongs to.
+fn charge(header: NonNull<Header>, origin: Option<&Header>) {
+    let Some(arena) = origin.and_then(account_of) else {
+        return;
+    };
+    // SAFETY: the block is fresh: the caller alone knows it.
+    let block = unsafe { &mut *header.as_ptr() };
+    if block.kind == Kind::Exact {
+        block.index = NO_CLASS;
+    }
+    arena.charge(cost(block));
+    block.kind = Kind::Charged;
+    block.arena = Arc::downgrade(&arena).into_raw();
+}
+
+/// The arena that pays for copies of what a header stands for.
+fn account_of(header: &Header) -> Option<Arc<slots::Shared>> {
+    match header.kind {
+        // SAFETY: a slot that is out has a strong count, which stays with it.
+        Kind::Slot => Some(Arc::clone(&*ManuallyDrop::new(unsafe {
+            Arc::from_raw(header.arena)
+        }))),
+        // SAFETY: a charged block has a weak count, which stays with it.
+        Kind::Charged => ManuallyDrop::new(unsafe { Weak::from_raw(header.arena) }).upgrade(),
+        _ => None,
+    }
+}
+
+/// Bytes that a charged block counts for: its capacity, its header and the link of a chain.
+fn cost(header: &Header) -> usize {
+    let before_data = match header.index {
+        NO_CLASS => pool::HEADER_BYTES,
+        class => pool::header_bytes(class as usize),
+    };
+    before_data + header.capacity + pool::NODE_BYTES
+}
+
+/// Gives a charged block's memory and its charge back.
+///
+/// # Safety
+/// Nobody has a reference any more.
+#[cold]
+unsafe fn discharge(header: NonNull<Header>) {
+    // SAFETY: unreferenced, so ours alone.
+    let block = unsafe { &mut *header.as_ptr() };
+    let cost = cost(block);
+    // SAFETY: adopts the weak count that `charge` left here, once.
+    let arena = unsafe { Weak::from_raw(block.arena) };
+    block.arena = std::ptr::null();
+    block.kind = match block.index {
+        NO_CLASS => Kind::Exact,
+        _ => Kind::Pooled,
+    };
+    // SAFETY: unreferenced, and what it was before it was charged.
+    unsafe { dispose(header) };
+    if let Some(arena) = arena.upgrade() {
+        arena.discharge(cost);
+    }
 }
 
 /// Wraps foreign bytes in a header with one reference.

@@ -184,10 +184,18 @@ impl<T> Chain<T> {
         self.unlink().is_some()
     }
 
-    /// Drops all values.
+    /// Drops all values, also those behind one whose destructor panics.
     #[inline]
     pub fn clear(&mut self) {
-        while self.drop_front() {}
+        struct Rest<'a, T>(&'a mut Chain<T>);
+        impl<T> Drop for Rest<'_, T> {
+            #[inline]
+            fn drop(&mut self) {
+                while self.0.drop_front() {}
+            }
+        }
+        let rest = Rest(self);
+        while rest.0.drop_front() {}
     }
 
     /// From front to back.
@@ -467,6 +475,24 @@ mod tests {
         assert_eq!(Arc::strong_count(&ledger), 10);
         drop(chain);
         assert_eq!(Arc::strong_count(&ledger), 1);
+    }
+
+    #[test]
+    fn a_destructor_that_panics_does_not_keep_the_rest() {
+        struct Value(#[expect(dead_code, reason = "counted")] Arc<()>, bool);
+        impl Drop for Value {
+            fn drop(&mut self) {
+                assert!(!self.1, "in a destructor");
+            }
+        }
+        let ledger = Arc::new(());
+        for at in 0..4 {
+            let values = (0..4).map(|n| Value(ledger.clone(), n == at));
+            let chain: Chain<Value> = values.collect();
+            let dropping = std::panic::AssertUnwindSafe(|| drop(chain));
+            assert!(std::panic::catch_unwind(dropping).is_err());
+            assert_eq!(Arc::strong_count(&ledger), 1, "value {at}");
+        }
     }
 
     #[test]

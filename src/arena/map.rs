@@ -57,6 +57,24 @@ impl Mapping {
     }
 }
 
+/// Gives the pages of a part of a mapping back to the kernel; it reads as zero from then on. Does
+/// nothing where the kernel refuses.
+///
+/// # Safety
+/// `start` is page-aligned, the part lies in a live [`Mapping`], and nobody refers to its bytes.
+pub(super) unsafe fn release_pages(start: *mut u8, bytes: usize) {
+    #[cfg(not(miri))]
+    // SAFETY: by the contract above only the content of memory that nobody uses is lost.
+    unsafe {
+        libc::madvise(start.cast(), bytes, libc::MADV_DONTNEED);
+    }
+    #[cfg(miri)]
+    // SAFETY: as above.
+    unsafe {
+        start.write_bytes(0, bytes);
+    }
+}
+
 impl Drop for Mapping {
     fn drop(&mut self) {
         #[cfg(not(miri))]

@@ -7,7 +7,8 @@
 //!              │ filled(len)
 //!   Piece ─────┘ immutable range, shared by reference counting ──► buffers, sends, `bytes::Bytes`
 //!
-//!   Block      refcounted heap memory, size-classed, from a pool of the thread
+//!   Block      refcounted heap memory, size-classed, from a pool of the thread; one that holds a
+//!              copy of what slots held is charged to their arena, whose cap covers both
 //!   Segment    a Piece that may also own the unwritten room behind it: what a buffer appends to
 //!   Chain<T>   singly linked list on pooled nodes; appending one chain to another is O(1)
 //! ```
@@ -29,17 +30,25 @@
 #![allow(unsafe_code)]
 
 mod block;
+mod budget;
 mod chain;
+mod config;
 mod map;
 mod piece;
 mod pool;
 mod segment;
+mod slot;
 mod slots;
 
 pub use block::Block;
 pub use chain::{Chain, Iter, IterMut, Link};
+pub use config::{ArenaConfig, ArenaError, ArenaStats, CHUNK_BYTES};
 pub use piece::Piece;
 pub(crate) use pool::{BLOCK_CLASSES, class_of as block_class};
 pub use pool::{HeapStats, MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, heap_stats};
 pub use segment::Segment;
-pub use slots::{Arena, ArenaConfig, ArenaError, ArenaStats, CHUNK_BYTES, Slot};
+pub use slot::Slot;
+pub use slots::Arena;
+
+#[cfg(test)]
+mod tests;

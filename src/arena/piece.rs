@@ -322,7 +322,7 @@ impl fmt::Debug for Piece {
         let kind = match self.header().map(Header::kind) {
             None => "static",
             Some(Kind::Slot) => "slot",
-            Some(Kind::Pooled | Kind::Exact) => "heap",
+            Some(Kind::Pooled | Kind::Exact | Kind::Charged) => "heap",
             Some(Kind::Foreign) => "shared",
         };
         write!(f, "Piece({kind}, {} bytes)", self.len)

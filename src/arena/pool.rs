@@ -21,7 +21,13 @@ pub(super) const HEADER_BYTES: usize = 64;
 pub(super) const NODE: usize = BLOCK_CLASSES;
 /// Index of the list of owners of foreign bytes.
 pub(super) const FOREIGN: usize = BLOCK_CLASSES + 1;
-const CLASSES: usize = BLOCK_CLASSES + 2;
+/// Index of the first list of small blocks: room for a few bytes that wait alone.
+const SMALL: usize = BLOCK_CLASSES + 2;
+/// Bytes of the small blocks, headers included.
+const SMALL_BYTES: [usize; 3] = [64, 128, 256];
+/// Bytes of a small block's header; the data follow it.
+pub(super) const SMALL_HEADER_BYTES: usize = 48;
+const CLASSES: usize = SMALL + SMALL_BYTES.len();
 
 /// Bytes of one chain node, and its alignment: one cache line.
 pub(super) const NODE_BYTES: usize = 64;
@@ -31,7 +37,9 @@ pub(super) const FOREIGN_BYTES: usize = 96;
 /// How many free objects a thread keeps of each class: half a MiB of each small block class, 1 MiB
 /// of each middle one, 5 MiB of the largest (one full 4 MiB burst of 64 KiB appends and some slack).
 #[cfg(not(any(miri, evring_no_pool)))]
-const KEEP: [u32; CLASSES] = [1024, 512, 256, 256, 128, 64, 32, 80, 4096, 1024];
+const KEEP: [u32; CLASSES] = [
+    1024, 512, 256, 256, 128, 64, 32, 80, 4096, 1024, 4096, 1024, 512,
+];
 /// Nothing: with `--cfg evring_no_pool` memory checkers see every free.
 #[cfg(any(miri, evring_no_pool))]
 const KEEP: [u32; CLASSES] = [0; CLASSES];
@@ -90,7 +98,33 @@ pub(crate) fn class_of(min: usize) -> Option<usize> {
 /// Data capacity of a block class.
 #[inline]
 pub(super) const fn class_bytes(class: usize) -> usize {
-    MIN_BLOCK_BYTES << class
+    if class < BLOCK_CLASSES {
+        return MIN_BLOCK_BYTES << class;
+    }
+    SMALL_BYTES[class - SMALL] - SMALL_HEADER_BYTES
+}
+
+/// Where the data of a block class begin, bytes.
+#[inline]
+pub(super) const fn header_bytes(class: usize) -> usize {
+    if class < BLOCK_CLASSES {
+        HEADER_BYTES
+    } else {
+        SMALL_HEADER_BYTES
+    }
+}
+
+/// The class for the first of the blocks that `n` bytes are copied to, with little waste: the
+/// smallest that holds them all if they fill three quarters of it, or else the largest that they
+/// fill. What is left goes to the next block.
+pub(super) fn tight_class(n: usize) -> usize {
+    let small = (SMALL..CLASSES).find(|&class| n <= class_bytes(class));
+    small.unwrap_or_else(|| match class_of(n) {
+        Some(0) => 0,
+        Some(class) if n >= class_bytes(class) / 4 * 3 => class,
+        Some(class) => class - 1,
+        None => BLOCK_CLASSES - 1,
+    })
 }
 
 /// Takes a free object of `class`, or a freshly zeroed one; true when it is fresh.
@@ -194,6 +228,7 @@ const fn layout(class: usize) -> Layout {
     let (size, align) = match class {
         NODE => (NODE_BYTES, 64),
         FOREIGN => (FOREIGN_BYTES, 16),
+        SMALL.. => (SMALL_BYTES[class - SMALL], 64),
         _ => (HEADER_BYTES + class_bytes(class), 64),
     };
     match Layout::from_size_align(size, align) {
@@ -237,6 +272,25 @@ mod tests {
             let class = class_of(min).expect("within the largest class");
             assert!(class_bytes(class) >= min);
             assert!(class == 0 || class_bytes(class - 1) < min);
+        }
+    }
+
+    #[test]
+    fn tight_classes_waste_little() {
+        assert_eq!(class_bytes(tight_class(1)), 16);
+        assert_eq!(class_bytes(tight_class(17)), 80);
+        assert_eq!(class_bytes(tight_class(208)), 208);
+        assert_eq!(class_bytes(tight_class(usize::MAX)), MAX_BLOCK_BYTES);
+        for n in 1..=MAX_BLOCK_BYTES {
+            // However the rest is cut, each block is filled but for the last.
+            let (mut rest, mut taken) = (n, 0);
+            while rest > 0 {
+                let class = tight_class(rest);
+                rest -= rest.min(class_bytes(class));
+                taken += layout(class).size();
+            }
+            let allowed = n + n / 3 + 5 * HEADER_BYTES;
+            assert!(taken <= allowed, "{n} bytes take {taken}");
         }
     }
 

@@ -42,6 +42,35 @@ impl Segment {
         block::try_new_block(min).map(Self::over)
     }
 
+    /// An empty segment over a fresh block for a copy of up to `n` bytes out of this one, charged to
+    /// the arena that they come from. It fits tightly: its room may be less.
+    pub(crate) fn copy_room(&self, n: usize) -> Self {
+        Self::over(block::new_copy(self.header(), n))
+    }
+
+    /// As [`Segment::try_with_capacity`], for a copy of bytes of this one, charged to the arena that
+    /// they come from.
+    pub(crate) fn try_copy_room(&self, min: usize) -> Option<Self> {
+        block::try_new_copy(self.header(), min).map(Self::over)
+    }
+
+    /// True when copies of its bytes are charged to an arena.
+    pub(crate) fn is_received(&self) -> bool {
+        self.header()
+            .is_some_and(|header| matches!(header.kind(), Kind::Slot | Kind::Charged))
+    }
+
+    /// True when both lie in the same slot, block, or foreign bytes.
+    pub(crate) fn shares_memory(&self, other: &Segment) -> bool {
+        self.owner.is_some() && self.owner == other.owner
+    }
+
+    /// Bytes of memory that it keeps: its slot or block whole, foreign bytes as far as they were
+    /// given, nothing for static data.
+    pub(crate) fn pinned_bytes(&self) -> usize {
+        self.header().map_or(0, Header::capacity)
+    }
+
     #[inline]
     fn over(header: NonNull<Header>) -> Self {
         // SAFETY: the fresh block's one reference is ours (M1); nobody else knows it, so all of it
@@ -103,10 +132,17 @@ impl Segment {
             .is_some_and(|header| header.kind() == Kind::Slot)
     }
 
+    /// True when its bytes are somebody else's: the last reference runs their destructor.
+    #[inline]
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.header()
+            .is_some_and(|header| header.kind() == Kind::Foreign)
+    }
+
     /// True when its bytes lie in a heap block of this library.
     pub fn is_heap(&self) -> bool {
         self.header()
-            .is_some_and(|header| matches!(header.kind(), Kind::Pooled | Kind::Exact))
+            .is_some_and(|header| !matches!(header.kind(), Kind::Slot | Kind::Foreign))
     }
 
     /// Turns all of a pooled heap block that nobody else refers to back into room, without its
@@ -319,7 +355,7 @@ impl fmt::Debug for Segment {
         let kind = match self.header().map(Header::kind) {
             None => "static",
             Some(Kind::Slot) => "slot",
-            Some(Kind::Pooled | Kind::Exact) => "heap",
+            Some(Kind::Pooled | Kind::Exact | Kind::Charged) => "heap",
             Some(Kind::Foreign) => "shared",
         };
         write!(f, "{kind} {}", self.len)?;

@@ -1,8 +1,12 @@
 //! The calls about rate limits.
 
-use super::{BufferEvent, Flavour};
+use std::cell::RefCell;
+
+use super::BufferEvent;
+use super::shell::Cx;
+use super::transport::socket::Socket;
+use super::transport::socket::gate::Limits;
 use crate::error::Error;
-use crate::event_base::EventBase;
 use crate::rate_limit::{Direction, Group, RATE_LIMIT_MAX, RateLimitConfig};
 
 impl BufferEvent {
@@ -32,19 +36,20 @@ impl BufferEvent {
     /// [`Error::Freed`]; [`Error::Invalid`] for a pair or a filter, which have no limits (limit the
     /// bufferevent below a filter).
     pub fn set_rate_limit(&self, config: Option<&RateLimitConfig>) -> Result<(), Error> {
-        let base = self.limitable()?;
-        if config.is_none() && self.rate_limit().is_none() {
-            return Ok(());
-        }
-        self.0.change_limits(&base, |limits| {
-            limits.limiter.set_config(config, base.now());
-            Ok(())
+        self.limited(|cx, socket| {
+            if config.is_none() && self.rate_limit().is_none() {
+                return Ok(());
+            }
+            socket.change_limits(cx, |limits| {
+                limits.limiter.set_config(config, cx.now());
+                Ok(())
+            })
         })
     }
 
     /// The bufferevent's own limits, if it has any.
     pub fn rate_limit(&self) -> Option<RateLimitConfig> {
-        let limits = self.0.limits.borrow();
+        let limits = self.limits()?.borrow();
         limits.as_ref()?.limiter.config().copied()
     }
 
@@ -55,13 +60,14 @@ impl BufferEvent {
     /// As [`set_rate_limit`](Self::set_rate_limit); [`Error::Group`] when the group was freed;
     /// [`Error::Io`] when the process has no descriptor left. It stays in the group where it was.
     pub fn add_to_group(&self, group: &Group) -> Result<(), Error> {
-        let base = self.limitable()?;
-        let port = base.group_port(group)?;
-        let token = u64::from(self.0.token.get());
-        self.0.change_limits(&base, |limits| {
-            limits.limiter.join(port.port(), token)?;
-            limits.port = Some(port);
-            Ok(())
+        self.limited(|cx, socket| {
+            let port = cx.base.group_port(group)?;
+            let token = self.0.shell.reg.key().to_bits();
+            socket.change_limits(cx, |limits| {
+                limits.limiter.join(port.port(), token)?;
+                limits.port = Some(port);
+                Ok(())
+            })
         })
     }
 
@@ -70,20 +76,21 @@ impl BufferEvent {
     /// # Errors
     /// As [`set_rate_limit`](Self::set_rate_limit).
     pub fn remove_from_group(&self) -> Result<(), Error> {
-        let base = self.limitable()?;
-        if self.group().is_none() {
-            return Ok(());
-        }
-        self.0.change_limits(&base, |limits| {
-            limits.limiter.leave();
-            limits.port = None;
-            Ok(())
+        self.limited(|cx, socket| {
+            if self.group().is_none() {
+                return Ok(());
+            }
+            socket.change_limits(cx, |limits| {
+                limits.limiter.leave();
+                limits.port = None;
+                Ok(())
+            })
         })
     }
 
     /// The group that it is in.
     pub fn group(&self) -> Option<Group> {
-        self.0.limits.borrow().as_ref()?.limiter.group()
+        self.limits()?.borrow().as_ref()?.limiter.group()
     }
 
     /// Bytes in the own read bucket (`bufferevent_get_read_limit`): `isize::MAX` without own limits, negative
@@ -142,57 +149,67 @@ impl BufferEvent {
         self.decrement(Direction::Write, bytes)
     }
 
-    /// The base, unless this was freed or is of a flavour that has no limits.
-    fn limitable(&self) -> Result<EventBase, Error> {
-        match self.0.flavour {
-            Flavour::Socket => self.live(),
-            Flavour::Pair(_) | Flavour::Filter(_) => Err(Error::Invalid {
+    /// A call about limits, which only what moves bytes over a descriptor has.
+    fn limited<R>(
+        &self,
+        f: impl FnOnce(&Cx<'_>, &Socket) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        self.command(|cx| match self.0.transport.socket() {
+            Some(socket) => f(cx, socket),
+            None => Err(Error::Invalid {
                 what: "rate limit",
                 why: "pairs and filters have none; limit the socket below a filter",
             }),
-        }
+        })?
+    }
+
+    fn limits(&self) -> Option<&RefCell<Option<Box<Limits>>>> {
+        self.0.transport.socket().map(Socket::limits)
     }
 
     fn limit(&self, direction: Direction) -> Result<isize, Error> {
-        let base = self.limitable()?;
-        let mut limits = self.0.limits.borrow_mut();
-        Ok(limits.as_mut().map_or(isize::MAX, |limits| {
-            limits.limiter.limit(direction, base.now())
-        }))
+        self.limited(|cx, socket| {
+            let mut limits = socket.limits().borrow_mut();
+            Ok(limits.as_mut().map_or(isize::MAX, |limits| {
+                limits.limiter.limit(direction, cx.now())
+            }))
+        })
     }
 
     fn max_to_move(&self, direction: Direction) -> Result<usize, Error> {
-        let base = self.limitable()?;
         let (read, write) = self.max_single();
         let single = match direction {
             Direction::Read => read,
             Direction::Write => write,
         };
         let single = if single == 0 { RATE_LIMIT_MAX } else { single };
-        let mut limits = self.0.limits.borrow_mut();
-        let Some(limits) = limits.as_deref_mut() else {
-            return Ok(single);
-        };
-        let (now, limiter) = (base.now(), &mut limits.limiter);
-        let more = limiter.max_to_move(direction, now);
-        let own = limiter.limit(direction, now).max(0);
-        // What an operation in flight may still move was taken out of it.
-        let granted = limits.gate(direction).granted();
-        Ok(more
-            .saturating_add(granted as isize)
-            .min(own)
-            .unsigned_abs())
+        self.limited(|cx, socket| {
+            let mut limits = socket.limits().borrow_mut();
+            let Some(limits) = limits.as_deref_mut() else {
+                return Ok(single);
+            };
+            let (now, limiter) = (cx.now(), &mut limits.limiter);
+            let more = limiter.max_to_move(direction, now);
+            let own = limiter.limit(direction, now).max(0);
+            // What an operation in flight may still move was taken out of it.
+            let granted = limits.gate(direction).granted();
+            Ok(more
+                .saturating_add(granted as isize)
+                .min(own)
+                .unsigned_abs())
+        })
     }
 
     fn decrement(&self, direction: Direction, bytes: isize) -> Result<(), Error> {
-        let base = self.limitable()?;
-        if self.rate_limit().is_none() {
-            return Ok(());
-        }
-        self.0.change_limits(&base, |limits| {
-            // Whether it suspends shows at the next launch.
-            let _suspension = limits.limiter.decrement(direction, bytes, base.now());
-            Ok(())
+        self.limited(|cx, socket| {
+            if self.rate_limit().is_none() {
+                return Ok(());
+            }
+            socket.change_limits(cx, |limits| {
+                // Whether it suspends shows at the next launch.
+                let _suspension = limits.limiter.decrement(direction, bytes, cx.now());
+                Ok(())
+            })
         })
     }
 }

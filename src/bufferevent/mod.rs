@@ -1,51 +1,42 @@
 //! Bufferevents: buffers that fill and drain by themselves.
 
-use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::os::fd::OwnedFd;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::time::Duration;
 
+mod buffers;
 mod callbacks;
-mod closing;
 mod control;
-mod core;
-mod filter;
-mod gate;
 mod limits;
-mod pair;
+mod machine;
 #[cfg(test)]
 mod probe;
 mod remote;
-mod socket;
+mod seldom;
+mod shell;
+mod transport;
 mod types;
 mod view;
 
 pub use callbacks::{Callbacks, Handler};
-pub use filter::Filter;
 pub use remote::RemoteBufferEvent;
+pub use transport::filter::Filter;
 pub use types::{Events, FilterResult, FlushEnd, FlushMode, FlushResult, Options, TriggerOptions};
 pub use view::BufferView;
 
 use crate::addr::Addr;
-use crate::driver::Completion;
+use crate::driver::{KeepAlive, SocketOption};
 use crate::error::Error;
 use crate::evbuffer::EvBuffer;
-use crate::event_base::source::{Feeding, Offer, Source};
-use crate::event_base::{Base, EventBase, Interest};
-use crate::rate_limit::Direction;
+use crate::event_base::{EventBase, Interest};
 use crate::sys::Errno;
+use buffers::Side;
 use callbacks::Handles;
-use closing::Closing;
-use core::{Core, Fin, Link, Stage};
-use filter::Filtering;
-use gate::Limits;
-use pair::Pair;
-use socket::Socket;
-
-/// What stays in the input after the read callback is copied out of its slot when it is no
-/// longer than this part of the slot: a 64-byte message must not pin 16 KiB.
-const COPY_OUT_FRACTION: usize = 8;
+use machine::{Fin, Hold, Link, StreamEnd};
+use shell::{Cx, Inner};
+use transport::socket::Socket;
+use transport::{Changed, End};
 
 /// An input buffer and an output buffer that the kernel fills and drains, with callbacks
 /// (`struct bufferevent`).
@@ -64,11 +55,11 @@ const COPY_OUT_FRACTION: usize = 8;
 /// let bev = BufferEvent::socket(&base, Some(ours.into()), Options::CLOSE_ON_FREE)?;
 /// bev.set_callbacks(
 ///     Callbacks::new()
-///         .on_read(|bev| drop(bev.transfer_to(bev))) // what came in goes out: an echo
+///         .on_read(|bev| bev.transfer_to(bev)) // what came in goes out: an echo
 ///         .on_event(|bev, events| {
 ///             if events.contains(Events::EOF) {
 ///                 // Unlike free(), this sends what is buffered first.
-///                 drop(bev.close_after_flush(None, |_end| {}));
+///                 bev.close_after_flush(None, |_end| {}).ok();
 ///             }
 ///         }),
 /// )?;
@@ -83,48 +74,16 @@ const COPY_OUT_FRACTION: usize = 8;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
-pub struct BufferEvent(pub(crate) Rc<Inner>);
+pub struct BufferEvent(Rc<Inner>);
 
-/// What the handles share.
-pub(crate) struct Inner {
-    base: Cell<Weak<Base>>,
-    token: Cell<u32>,
-    core: RefCell<Core>,
-    input: RefCell<EvBuffer>,
-    output: RefCell<EvBuffer>,
-    handler: Cell<Option<Box<dyn Handler>>>,
-    flavour: Flavour,
-    /// Without a descriptor for the flavours that never have one.
-    socket: Socket,
-    closing: RefCell<Option<Box<Closing>>>,
-    limits: RefCell<Option<Box<Limits>>>,
-    /// The earliest entry that the base's timer heap has for it; `u64::MAX`: none.
-    armed: Cell<u64>,
-    /// In the callback FIFO.
-    queued: Cell<bool>,
-    /// In the list of those with I/O to begin.
-    dirty: Cell<bool>,
-    /// In a run of callbacks: at which stage of it.
-    calling: Cell<Option<Stage>>,
-    /// The handler was set or cleared while it ran.
-    handler_changed: Cell<bool>,
-    handles: Cell<Handles>,
-    active: Cell<bool>,
-    freed: Cell<bool>,
-    priority: Cell<u8>,
-    /// Under which number the base's remotes know it; 0: they do not.
-    shared_as: Cell<u64>,
-}
+// With the two counters of its Rc it is what an idle connection costs before anything of its
+// user's.
+const _: () = assert!(size_of::<Inner<Socket>>() <= 376);
 
-// With the two counters of its Rc it is what an idle connection costs before anything of its user's.
-const _: () = assert!(size_of::<Inner>() <= 376);
-
-/// Where the bytes come from and go to.
-enum Flavour {
-    Socket,
-    Pair(Box<Pair>),
-    Filter(Box<Filtering>),
-}
+/// Between keep-alive probes that are not answered, and how many: Linux' own count, but a minute
+/// and a half instead of eleven.
+const KEEPALIVE_INTERVAL_S: u32 = 10;
+const KEEPALIVE_PROBES: u32 = 9;
 
 const FREED: Error = Error::Freed {
     what: "bufferevent",
@@ -141,14 +100,31 @@ impl BufferEvent {
     /// [`Error::Invalid`] for `UNLOCK_CALLBACKS` without `DEFER_CALLBACKS`.
     pub fn socket(base: &EventBase, fd: Option<OwnedFd>, options: Options) -> Result<Self, Error> {
         check_options(options)?;
-        Ok(BufferEvent(Inner::new(base, options, Flavour::Socket, fd)))
+        Ok(Self::over(base, options, Socket::new(base, fd)))
+    }
+
+    fn over(base: &EventBase, options: Options, socket: Socket) -> Self {
+        let link = match socket.fd() {
+            None => Link::Absent,
+            Some(_) => Link::Up,
+        };
+        BufferEvent(Inner::create(base, options, link, socket))
     }
 
     /// [`socket`](Self::socket) over a descriptor of a driver that is not the kernel.
     #[cfg(test)]
     pub(crate) fn simulated(base: &EventBase, fd: i32, family: i32, options: Options) -> Self {
-        let socket = Socket::simulated(fd, family);
-        BufferEvent(Inner::over(base, options, Flavour::Socket, socket))
+        use crate::driver::Descriptor;
+        let descriptor = match family {
+            libc::AF_UNSPEC => Descriptor {
+                family: None,
+                readable: true,
+                writable: true,
+                regular: false,
+            },
+            family => Descriptor::socket(family),
+        };
+        Self::over(base, options, Socket::simulated(fd, &descriptor))
     }
 
     /// Begins to connect to `addr` (`bufferevent_socket_connect`). A socket is made if there is
@@ -158,11 +134,14 @@ impl BufferEvent {
     /// passes first, one `WRITING | TIMEOUT` event that abandons it; never from inside this call.
     ///
     /// # Errors
-    /// [`Error::Io`] when no socket can be made; [`Error::Invalid`] when it is connected or
-    /// connecting.
-    pub fn connect(&self, addr: &Addr) -> Result<(), Error> {
-        let base = self.live()?;
-        self.0.connect(&base, addr)
+    /// [`Error::BadAddress`] for what is no address; [`Error::Io`] when no socket can be made;
+    /// [`Error::Invalid`] when it is connected or connecting, or has no descriptor of its own.
+    pub fn connect<A>(&self, addr: A) -> Result<(), Error>
+    where
+        A: TryInto<Addr, Error: Into<Error>>,
+    {
+        let addr = addr.try_into().map_err(Into::into)?;
+        self.on_socket("connect", |cx, socket| socket.connect(cx, &addr))
     }
 
     /// Expects the descriptor's own connect, begun by the caller, to end: reports it as
@@ -171,8 +150,9 @@ impl BufferEvent {
     /// # Errors
     /// [`Error::Invalid`] without a descriptor.
     pub fn connect_in_progress(&self) -> Result<(), Error> {
-        let base = self.live()?;
-        self.0.connect_in_progress(&base)
+        self.on_socket("connect_in_progress", |cx, socket| {
+            socket.connect_in_progress(cx)
+        })
     }
 
     /// Sets the callbacks, all at once (`bufferevent_setcb`). Set from inside a callback they hold
@@ -183,7 +163,7 @@ impl BufferEvent {
     pub fn set_callbacks(&self, callbacks: Callbacks) -> Result<(), Error> {
         self.live()?;
         let handles = callbacks.handles();
-        self.0.replace_handler(Some(Box::new(callbacks)), handles);
+        self.0.shell.replace_handler(Some(Box::new(callbacks)), handles);
         Ok(())
     }
 
@@ -193,8 +173,8 @@ impl BufferEvent {
     /// [`Error::Freed`].
     pub fn set_handler(&self, handler: impl Handler + 'static) -> Result<(), Error> {
         self.live()?;
-        self.0
-            .replace_handler(Some(Box::new(handler)), Handles::ALL);
+        let handler = Box::new(handler);
+        self.0.shell.replace_handler(Some(handler), Handles::ALL);
         Ok(())
     }
 
@@ -204,7 +184,7 @@ impl BufferEvent {
     /// [`Error::Freed`].
     pub fn clear_callbacks(&self) -> Result<(), Error> {
         self.live()?;
-        self.0.replace_handler(None, Handles::ALL);
+        self.0.shell.replace_handler(None, Handles::ALL);
         Ok(())
     }
 
@@ -216,19 +196,12 @@ impl BufferEvent {
     /// # Errors
     /// [`Error::Freed`].
     pub fn enable(&self, interest: Interest) -> Result<(), Error> {
-        let base = self.live()?;
-        self.0.core.borrow_mut().enable(interest, base.now());
-        match &self.0.flavour {
-            Flavour::Socket => {}
-            Flavour::Pair(pair) => {
-                self.0.core.borrow_mut().forgive_write();
-                self.0.move_pair(&base, pair);
-            }
-            Flavour::Filter(filtering) => self.0.sync_hold(&base, filtering),
-        }
-        self.0.mark_dirty(&base);
-        self.0.sync(&base);
-        Ok(())
+        self.command(|cx| {
+            let now = cx.now();
+            cx.machine_mut().enable(interest, now);
+            cx.transport().changed(cx, Changed::Enabled(interest));
+            cx.mark_dirty();
+        })
     }
 
     /// Pauses the given directions; what is buffered stays (`bufferevent_disable`). What the kernel has
@@ -237,18 +210,12 @@ impl BufferEvent {
     /// # Errors
     /// [`Error::Freed`].
     pub fn disable(&self, interest: Interest) -> Result<(), Error> {
-        let base = self.live()?;
-        self.0.core.borrow_mut().disable(interest);
-        if let Flavour::Filter(filtering) = &self.0.flavour {
-            self.0.sync_hold(&base, filtering);
-        }
-        self.0.sync(&base);
-        Ok(())
+        self.command(|cx| cx.machine_mut().disable(interest))
     }
 
     /// Which directions are enabled (`bufferevent_get_enabled`).
     pub fn enabled(&self) -> Interest {
-        self.0.core.borrow().enabled()
+        self.0.shell.machine.borrow().enabled()
     }
 
     /// Appends a copy of `data` to the output (`bufferevent_write`). It is sent by the end of the turn
@@ -257,7 +224,7 @@ impl BufferEvent {
     /// # Errors
     /// [`Error::Freed`]; [`Error::Invalid`] after [`shutdown_write`](Self::shutdown_write).
     pub fn write(&self, data: &[u8]) -> Result<(), Error> {
-        self.0.append(|output| Ok(output.add(data)?))
+        self.append(|output| Ok(output.add(data)?))
     }
 
     /// Moves all of `buffer` to the output, by reference (`bufferevent_write_buffer`).
@@ -265,7 +232,7 @@ impl BufferEvent {
     /// # Errors
     /// As [`write`](Self::write); `buffer` is then as it was.
     pub fn write_buffer(&self, buffer: &mut EvBuffer) -> Result<(), Error> {
-        self.0.append(|output| Ok(output.add_buffer(buffer)?))
+        self.append(|output| Ok(output.add_buffer(buffer)?))
     }
 
     /// Appends a shared payload to the output without copying it (`evbuffer_add_reference`).
@@ -273,14 +240,25 @@ impl BufferEvent {
     /// # Errors
     /// As [`write`](Self::write).
     pub fn write_piece(&self, payload: impl Into<crate::arena::Piece>) -> Result<(), Error> {
-        self.0.append(|output| Ok(output.add_piece(payload)?))
+        self.append(|output| Ok(output.add_piece(payload)?))
     }
 
-    /// Moves bytes from the input into `data`; how many (`bufferevent_read`). None when it was freed.
+    /// Moves bytes from the input into `data`; how many (`bufferevent_read`). None when it was
+    /// freed.
+    ///
+    /// A file range in the input that can not be read gives none either, and is reported by a
+    /// `READING | ERROR` event.
     pub fn read(&self, data: &mut [u8]) -> usize {
-        self.input()
-            .with(|input| input.remove(data).unwrap_or_default())
-            .unwrap_or_default()
+        let removed = self.input().with(|input| input.remove(data));
+        match removed {
+            Ok(Ok(n)) => n,
+            Ok(Err(error)) => {
+                let errno = errno_of(&error);
+                let told = self.command(|cx| cx.ended(StreamEnd::Error(errno)));
+                told.map_or(0, |()| 0)
+            }
+            Err(_) => 0,
+        }
     }
 
     /// Moves the whole input to the end of `buffer`, by reference; how many bytes
@@ -313,12 +291,12 @@ impl BufferEvent {
 
     /// The buffer that received bytes are read from (`bufferevent_get_input`).
     pub fn input(&self) -> BufferView<'_> {
-        BufferView::new(&self.0, view::Side::Input)
+        BufferView::new(self, Side::Input)
     }
 
     /// The buffer that bytes to be sent are appended to (`bufferevent_get_output`).
     pub fn output(&self) -> BufferView<'_> {
-        BufferView::new(&self.0, view::Side::Output)
+        BufferView::new(self, Side::Output)
     }
 
     /// Sets the marks of the given directions, in bytes (`bufferevent_setwatermark`).
@@ -330,19 +308,23 @@ impl BufferEvent {
     /// # Errors
     /// [`Error::Freed`].
     pub fn set_watermarks(&self, interest: Interest, low: usize, high: usize) -> Result<(), Error> {
-        let base = self.live()?;
-        let input = self.0.input_len();
-        let mut core = self.0.core.borrow_mut();
-        core.set_marks(interest, low, high, input, base.now());
-        drop(core);
-        self.0.mark_dirty(&base);
-        self.0.sync(&base);
-        Ok(())
+        self.command(|cx| {
+            let input = cx.shell().input_len();
+            let now = cx.now();
+            let mut machine = cx.machine_mut();
+            let resumed = machine.set_marks(interest, low, high, input, now);
+            drop(machine);
+            if resumed {
+                cx.resume_input();
+            }
+            cx.transport().changed(cx, Changed::Pace);
+            cx.mark_dirty();
+        })
     }
 
     /// The low and the high mark of one direction (`bufferevent_getwatermark`).
     pub fn watermarks(&self, interest: Interest) -> (usize, usize) {
-        self.0.core.borrow().marks(interest)
+        self.0.shell.machine.borrow().marks(interest)
     }
 
     /// Sets the inactivity time-outs; none or zero is off (`bufferevent_set_timeouts`).
@@ -358,16 +340,14 @@ impl BufferEvent {
         read: Option<Duration>,
         write: Option<Duration>,
     ) -> Result<(), Error> {
-        let base = self.live()?;
         let ns = |timeout: Option<Duration>| {
             timeout.map_or(0, |t| u64::try_from(t.as_nanos()).unwrap_or(u64::MAX))
         };
-        let now = base.now();
-        let mut core = self.0.core.borrow_mut();
-        core.set_timeouts(ns(read), ns(write), now);
-        drop(core);
-        self.0.sync(&base);
-        Ok(())
+        self.command(|cx| {
+            let now = cx.now();
+            cx.machine_mut().set_timeouts(ns(read), ns(write), now);
+            cx.transport().changed(cx, Changed::Pace);
+        })
     }
 
     /// Moves bytes now that would wait otherwise (`bufferevent_flush`): runs filters with the mode, past their marks, and
@@ -376,41 +356,54 @@ impl BufferEvent {
     /// # Errors
     /// [`Error::Freed`].
     pub fn flush(&self, interest: Interest, mode: FlushMode) -> Result<FlushResult, Error> {
-        let base = self.live()?;
-        Ok(match &self.0.flavour {
-            Flavour::Socket => FlushResult::Nothing,
-            Flavour::Pair(pair) => match self.0.flush_pair(&base, pair, interest, mode) {
-                true => FlushResult::Produced,
-                false => FlushResult::Nothing,
-            },
-            Flavour::Filter(filtering) => self.0.flush_filter(&base, filtering, interest, mode),
-        })
+        self.command(|cx| cx.transport().flush(cx, interest, mode))
     }
 
     /// Ends the sending direction once the output is empty: the peer sees the end of the stream, reading goes on. Later
     /// writes are refused.
     ///
+    /// A pipe's write end, or a file, is closed for it, which needs `CLOSE_ON_FREE`.
+    ///
     /// # Errors
-    /// [`Error::Freed`].
+    /// [`Error::Freed`]; [`Error::Invalid`] for a terminal, which has no half-close, and for a pipe
+    /// that may not be closed.
     pub fn shutdown_write(&self) -> Result<(), Error> {
-        let base = self.live()?;
-        let mut core = self.0.core.borrow_mut();
-        if core.fin() == Fin::Open {
-            core.set_fin(Fin::Wanted);
+        let socket = self.0.transport.socket();
+        if socket.is_some_and(|socket| !socket.can_end_direction(self.0.shell.closes())) {
+            self.live()?;
+            return Err(Error::Invalid {
+                what: "shutdown_write",
+                why: "a terminal has no half-close, and a pipe ends by being closed: make the \
+                      bufferevent with CLOSE_ON_FREE",
+            });
         }
-        drop(core);
-        self.0.mark_dirty(&base);
-        self.0.sync(&base);
-        Ok(())
+        self.command(|cx| {
+            let mut machine = cx.machine_mut();
+            if machine.fin() == Fin::Open {
+                machine.set_fin(Fin::Wanted);
+            }
+            drop(machine);
+            cx.mark_dirty();
+        })
     }
 
     /// Frees the bufferevent (`bufferevent_free`): no callback runs any more, buffered bytes are
     /// dropped, operations cancelled. With `CLOSE_ON_FREE` the descriptor is closed once the kernel has let go of it.
     /// Freeing twice does nothing.
     pub fn free(&self) {
-        match self.0.base() {
-            Some(base) => self.0.free(&base),
-            None => self.0.freed.set(true),
+        self.end(End::Free);
+    }
+
+    /// As [`free`](Self::free), but the peer sees a reset, not the end of a stream: for a transfer
+    /// that was cut short and must not look whole. It needs `CLOSE_ON_FREE`, and a transport that
+    /// knows resets: TCP, a pair, a filter over either. Elsewhere the peer sees an end.
+    pub fn reset(&self) {
+        self.end(End::Reset);
+    }
+
+    fn end(&self, how: End) {
+        if let Some(base) = self.0.shell.reg.base() {
+            Cx::new(self, &base).end(how);
         }
     }
 
@@ -427,15 +420,10 @@ impl BufferEvent {
         deadline: Option<Duration>,
         report: impl FnOnce(FlushEnd) + 'static,
     ) -> Result<(), Error> {
-        let base = self.live()?;
-        let report = Box::new(report);
-        match &self.0.flavour {
-            Flavour::Filter(filtering) => {
-                self.0.close_filter(&base, filtering, deadline, report);
-            }
-            _ => self.0.begin_closing(&base, deadline, report),
-        }
-        Ok(())
+        self.command(|cx| {
+            let deadline = deadline_of(cx, deadline);
+            cx.begin_close(deadline, Box::new(report));
+        })
     }
 
     /// Stops receiving for good and calls `done` when it has: all that the kernel had received for this bufferevent is
@@ -456,18 +444,20 @@ impl BufferEvent {
     /// The same for any depth of filters, without a type for each.
     fn finish_reading_boxed(&self, done: Box<dyn FnOnce(&BufferEvent)>) -> Result<(), Error> {
         let base = self.live()?;
-        if self.0.is_closing() && !self.0.quiets() {
+        if self.0.shell.life().is_closing() {
             return Err(Error::Invalid {
                 what: "finish_reading",
                 why: "it is closing already",
             });
         }
-        let Some(under) = self.underlying() else {
-            self.0.begin_quieting(&base, done);
+        let cx = Cx::new(self, &base);
+        let Some(under) = self.underlying().filter(|under| !under.is_freed()) else {
+            cx.begin_stop_reads(done);
+            cx.settle();
             return Ok(());
         };
         // What the underlying still brings passes the filter at once, when it has all come.
-        self.0.core.borrow_mut().finish_reading();
+        cx.machine_mut().finish_reading();
         let filter = self.clone();
         under.finish_reading_boxed(Box::new(move |_| {
             let _freed = filter.flush(Interest::READ, FlushMode::Flush);
@@ -476,58 +466,151 @@ impl BufferEvent {
     }
 
     /// Ends a close that is under way within so long, at the latest.
-    pub(crate) fn hasten_close(&self, within: Duration) {
-        if let Ok(base) = self.live() {
-            self.0.hasten_closing(&base, within);
-        }
-        if let Some(under) = self.underlying() {
-            under.hasten_close(within);
+    pub(crate) fn shorten_deadline(&self, within: Duration) {
+        for bev in self.down() {
+            let _freed = bev.command(|cx| cx.shorten_deadline(deadline_of(cx, Some(within))));
         }
     }
 
-    /// Says that what it received is still waiting to be sent somewhere: it gets no slot out of turn.
+    /// Says that what it received is still waiting to be sent somewhere: while memory is short it
+    /// receives no more.
     pub(crate) fn set_backlogged(&self, backlogged: bool) {
-        self.0.socket.set_backlogged(backlogged);
+        let lowest = self.lowest();
+        if let Some(socket) = lowest.0.transport.socket()
+            && socket.set_backlogged(backlogged)
+        {
+            let _freed = lowest.command(|cx| cx.mark_dirty());
+        }
     }
 
-    /// Bounds what one receive brings before it is armed again, and so what arrives in spite of a pause, in
-    /// bytes; 0: no bound but the receive window.
+    /// Bounds what one receive brings before it is armed again, and so what arrives in spite of a
+    /// pause, in bytes; 0: no bound but the receive window.
     pub(crate) fn set_receive_bound(&self, bytes: usize) {
-        match &self.0.flavour {
-            Flavour::Filter(filtering) => filtering.under().set_receive_bound(bytes),
-            _ => self.0.socket.set_receive_bound(bytes),
+        if let Some(socket) = self.lowest().0.transport.socket() {
+            socket.set_receive_bound(bytes);
         }
+    }
+
+    /// Has the progress of what is sent told as the kernel takes bytes, not as operations end.
+    pub(crate) fn watch_progress(&self) {
+        let lowest = self.lowest();
+        if let Some(socket) = lowest.0.transport.socket() {
+            let _freed = lowest.command(|cx| socket.watch_progress(cx, true));
+        }
+    }
+
+    /// When a byte moved last, here or below, in the driver's time; also one that only the peer's
+    /// acknowledgement tells of.
+    pub(crate) fn moved_at(&self) -> u64 {
+        let mut latest = 0;
+        for bev in self.down() {
+            let _freed = bev.command(|cx| {
+                if cx.transport().made_way(cx) {
+                    let now = cx.now();
+                    cx.machine_mut().handle_progress(now);
+                }
+            });
+            latest = latest.max(bev.0.shell.machine.borrow().moved_at());
+        }
+        latest
+    }
+
+    /// Keeps it from reading, or lets it read again, for a relay.
+    pub(crate) fn hold_for_relay(&self, hold: bool) {
+        let hold = match hold {
+            true => Hold::Relay,
+            false => Hold::Free,
+        };
+        let _freed = self.command(|cx| {
+            let resumed = cx.machine_mut().hold_read(hold);
+            if resumed {
+                cx.transport().changed(cx, Changed::InputHasRoom);
+            }
+            cx.mark_dirty();
+        });
+    }
+
+    /// Bytes that wait to leave, here and in whatever it passes them on to.
+    pub(crate) fn backlog(&self) -> usize {
+        self.down().map(|bev| bev.0.shell.output_len()).sum()
+    }
+
+    /// Has the write callback called once [`backlog`](Self::backlog) is down to the low mark.
+    pub(crate) fn await_drain(&self) {
+        self.0.transport.await_below();
+    }
+
+    /// Whether anything can come in, and whether anything can go out: a pipe has one of both.
+    pub(crate) fn directions(&self) -> (bool, bool) {
+        match self.lowest().0.transport.socket() {
+            Some(socket) => (socket.reads(), socket.writes()),
+            None => (true, true),
+        }
+    }
+
+    /// This one and those below it.
+    fn down(&self) -> impl Iterator<Item = &BufferEvent> {
+        std::iter::successors(Some(self), |bev| bev.0.transport.under())
+    }
+
+    /// The one that moves the bytes by itself.
+    fn lowest(&self) -> &BufferEvent {
+        self.down().last().unwrap_or(self)
     }
 
     /// The error number that came with the last `ERROR` event.
     pub fn last_error(&self) -> Option<Errno> {
-        self.0.core.borrow().errno()
+        self.0.shell.machine.borrow().errno()
     }
 
     /// The descriptor, if there is one (`bufferevent_getfd`): of a filter, the one below it. It stays the bufferevent's.
     pub fn fd(&self) -> Option<i32> {
-        match &self.0.flavour {
-            Flavour::Filter(filtering) => filtering.under().fd(),
-            _ => self.0.socket.fd(),
-        }
+        self.lowest().0.transport.socket()?.fd()
     }
 
-    /// Sends small segments at once instead of waiting for more (TCP_NODELAY).
+    /// Sends small segments at once instead of waiting for more (TCP_NODELAY); of a filter, the
+    /// socket below it.
     ///
     /// # Errors
     /// [`Error::Io`] when the descriptor is no TCP socket; [`Error::Invalid`] without one.
     pub fn set_nodelay(&self, on: bool) -> Result<(), Error> {
-        self.live()?;
-        self.0.socket.set_nodelay(on)
+        self.set_option("set_nodelay", "TCP_NODELAY", SocketOption::NoDelay(on))
     }
 
-    /// Probes an idle TCP connection after `idle` without traffic; none turns it off (SO_KEEPALIVE).
+    /// Probes an idle TCP connection after `idle` without traffic; none turns it off
+    /// (SO_KEEPALIVE). Of a filter, the socket below it.
     ///
     /// # Errors
     /// As [`set_nodelay`](Self::set_nodelay).
     pub fn set_keepalive(&self, idle: Option<Duration>) -> Result<(), Error> {
-        self.live()?;
-        self.0.socket.set_keepalive(idle)
+        let keepalive = idle.map(|idle| KeepAlive {
+            idle_s: u32::try_from(idle.as_secs()).unwrap_or(u32::MAX).max(1),
+            interval_s: KEEPALIVE_INTERVAL_S,
+            probes: KEEPALIVE_PROBES,
+        });
+        let option = SocketOption::KeepAlive(keepalive);
+        self.set_option("set_keepalive", "SO_KEEPALIVE", option)
+    }
+
+    fn set_option(
+        &self,
+        what: &'static str,
+        name: &str,
+        option: SocketOption,
+    ) -> Result<(), Error> {
+        let base = self.live()?;
+        let fd = self.fd().ok_or(Error::Invalid {
+            what,
+            why: "there is no descriptor: a pair has none, a socket after connect or set_fd",
+        })?;
+        base.with_driver(|driver| driver.set_option(fd, option))
+            .map_err(|source| Error::io(name, source))
+    }
+
+    /// The other side of a pair, or none when it was freed or this is no pair
+    /// (`bufferevent_pair_get_partner`).
+    pub fn partner(&self) -> Option<BufferEvent> {
+        self.0.transport.partner()
     }
 
     /// The base it lives on (`bufferevent_get_base`).
@@ -540,12 +623,56 @@ impl BufferEvent {
 
     /// Whether it was freed.
     pub fn is_freed(&self) -> bool {
-        self.0.freed.get()
+        self.0.shell.is_freed()
     }
 
     /// The base, unless this was freed.
     fn live(&self) -> Result<EventBase, Error> {
-        self.0.live()
+        self.0.shell.live()
+    }
+
+    /// A call of the user: enters, and settles what followed from it.
+    fn command<R>(&self, f: impl FnOnce(&Cx<'_>) -> R) -> Result<R, Error> {
+        let base = self.live()?;
+        let cx = Cx::new(self, &base);
+        let result = f(&cx);
+        cx.settle();
+        Ok(result)
+    }
+
+    /// The same for what only a bufferevent with a descriptor of its own can do.
+    fn on_socket<R>(
+        &self,
+        what: &'static str,
+        f: impl FnOnce(&Cx<'_>, &Socket) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        self.command(|cx| match self.0.transport.socket() {
+            Some(socket) => f(cx, socket),
+            None => Err(Error::Invalid {
+                what,
+                why: "it moves its bytes in memory; only a bufferevent over a descriptor can do it",
+            }),
+        })?
+    }
+
+    /// Appends to the output by way of `f`, and has it sent.
+    fn append<R>(&self, f: impl FnOnce(&mut EvBuffer) -> Result<R, Error>) -> Result<R, Error> {
+        let base = self.live()?;
+        let cx = Cx::new(self, &base);
+        if cx.machine().fin() != Fin::Open {
+            return Err(Error::Invalid {
+                what: "write",
+                why: "the sending direction was shut down",
+            });
+        }
+        if self.0.transport.under().is_some_and(BufferEvent::is_freed) {
+            return Err(Error::Freed {
+                what: "bufferevent below the filter",
+            });
+        }
+        let result = cx.append(f);
+        cx.settle();
+        result
     }
 }
 
@@ -564,9 +691,9 @@ impl fmt::Debug for BufferEvent {
         debug
             .field("fd", &self.fd())
             .field("enabled", &self.enabled())
-            .field("input", &self.0.input_len())
-            .field("output", &self.0.output_len())
-            .field("freed", &self.0.freed.get());
+            .field("input", &self.0.shell.input_len())
+            .field("output", &self.0.shell.output_len())
+            .field("freed", &self.is_freed());
         debug.finish_non_exhaustive()
     }
 }
@@ -583,373 +710,17 @@ fn check_options(options: Options) -> Result<(), Error> {
     Ok(())
 }
 
-/// The middle one of the base's.
-fn default_priority(base: &EventBase) -> u8 {
-    u8::try_from(base.priorities() / 2).unwrap_or(u8::MAX)
+/// The error number of a buffer that could not be read.
+fn errno_of(error: &crate::evbuffer::BufferError) -> Errno {
+    let raw = match error {
+        crate::evbuffer::BufferError::Io(error) => error.raw_os_error(),
+        _ => None,
+    };
+    Errno::from_raw(raw.unwrap_or(libc::EIO))
 }
 
-impl Inner {
-    /// A new one, registered with its base.
-    fn new(base: &EventBase, options: Options, flavour: Flavour, fd: Option<OwnedFd>) -> Rc<Self> {
-        Inner::over(base, options, flavour, Socket::new(fd))
-    }
-
-    fn over(base: &EventBase, mut options: Options, flavour: Flavour, socket: Socket) -> Rc<Self> {
-        let link = match flavour {
-            Flavour::Socket if socket.fd().is_none() => Link::Absent,
-            _ => Link::Up,
-        };
-        if matches!(flavour, Flavour::Pair(_)) {
-            options |= Options::DEFER_CALLBACKS;
-        }
-        let inner = Rc::new(Inner {
-            base: Cell::new(base.downgrade()),
-            token: Cell::new(0),
-            core: RefCell::new(Core::new(options, link)),
-            input: RefCell::new(EvBuffer::new()),
-            output: RefCell::new(EvBuffer::new()),
-            handler: Cell::new(None),
-            flavour,
-            socket,
-            closing: RefCell::new(None),
-            limits: RefCell::new(None),
-            armed: Cell::new(u64::MAX),
-            queued: Cell::new(false),
-            dirty: Cell::new(false),
-            calling: Cell::new(None),
-            handler_changed: Cell::new(false),
-            handles: Cell::new(Handles::ALL),
-            active: Cell::new(false),
-            freed: Cell::new(false),
-            priority: Cell::new(default_priority(base)),
-            shared_as: Cell::new(0),
-        });
-        inner.freeze();
-        inner.token.set(base.add_source(inner.clone()));
-        inner
-    }
-
-    fn base(&self) -> Option<EventBase> {
-        let weak = self.base.take();
-        let base = weak.upgrade();
-        self.base.set(weak);
-        base.map(EventBase)
-    }
-
-    fn live(&self) -> Result<EventBase, Error> {
-        if self.freed.get() {
-            return Err(FREED);
-        }
-        self.base().ok_or(Error::Freed { what: "event base" })
-    }
-
-    /// Length of the input; what a closure that holds the buffer would see is not known then.
-    fn input_len(&self) -> usize {
-        self.input.try_borrow().map_or(0, |input| input.len())
-    }
-
-    fn output_len(&self) -> usize {
-        self.output.try_borrow().map_or(0, |output| output.len())
-    }
-
-    /// The user may not append to the input, nor drain the output.
-    fn freeze(&self) {
-        self.input.borrow_mut().freeze_end();
-        let mut output = self.output.borrow_mut();
-        output.freeze_start();
-        output.bind();
-    }
-
-    /// Appends to the output by way of `f`, and has it sent.
-    fn append(
-        self: &Rc<Self>,
-        f: impl FnOnce(&mut EvBuffer) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        let base = self.live()?;
-        if self.core.borrow().fin() != Fin::Open {
-            return Err(Error::Invalid {
-                what: "write",
-                why: "the sending direction was shut down",
-            });
-        }
-        let Ok(mut output) = self.output.try_borrow_mut() else {
-            return Err(Error::Busy { what: "output" });
-        };
-        let before = output.len();
-        let was_empty = before == 0;
-        let done = f(&mut output);
-        let grew = !output.is_empty();
-        let small = base.slot_size() / COPY_OUT_FRACTION;
-        if base.slots_are_low() && output.len().saturating_sub(before) <= small {
-            // A small message that waits must not keep a whole slot from everybody else.
-            output.compact_small(small);
-        }
-        drop(output);
-        done?;
-        if grew {
-            self.output_grew(&base, was_empty);
-        }
-        Ok(())
-    }
-
-    /// The output was appended to: on with it. Pairs and filters move bytes at once, sockets by the end of
-    /// the turn, so that writes of one turn leave in one operation.
-    fn output_grew(self: &Rc<Self>, base: &EventBase, was_empty: bool) {
-        if was_empty {
-            self.core.borrow_mut().handle_output_begun(base.now());
-        }
-        match &self.flavour {
-            Flavour::Socket => self.mark_dirty(base),
-            Flavour::Pair(pair) => {
-                self.pair_wrote(base, pair);
-                self.sync_in_memory(base);
-            }
-            Flavour::Filter(filtering) => {
-                self.filter_out(base, filtering, FlushMode::Normal);
-            }
-        }
-    }
-
-    /// The input was drained: there may be room for more.
-    fn input_drained(self: &Rc<Self>, base: &EventBase) {
-        let resumed = self
-            .core
-            .borrow_mut()
-            .handle_input_changed(self.input_len(), base.now());
-        if resumed {
-            if let Flavour::Pair(pair) = &self.flavour {
-                self.pull_pair(base, pair);
-            }
-            if let Flavour::Filter(filtering) = &self.flavour {
-                self.sync_hold(base, filtering);
-            }
-            self.mark_dirty(base);
-            self.sync(base);
-        }
-    }
-
-    /// How much a filter above may append to the output.
-    fn output_room(&self) -> Option<usize> {
-        self.core.borrow().output_room(self.output_len())
-    }
-
-    fn is_closing(&self) -> bool {
-        self.closing.borrow().is_some()
-    }
-
-    fn replace_handler(&self, handler: Option<Box<dyn Handler>>, handles: Handles) {
-        self.handler_changed.set(true);
-        self.handles.set(handles);
-        let old = self.handler.replace(handler);
-        // Dropped with no borrow held: closures may own handles.
-        drop(old);
-    }
-
-    /// Has `start_io` called before the next enter.
-    fn mark_dirty(self: &Rc<Self>, base: &EventBase) {
-        if !self.freed.get() && !self.dirty.replace(true) {
-            base.mark_dirty(self.clone());
-        }
-    }
-
-    /// [`sync`](Self::sync) for what never waits for the kernel: nothing to do without a time-out.
-    fn sync_in_memory(self: &Rc<Self>, base: &EventBase) {
-        let plain = !self.active.get() && !self.core.borrow().is_timed() && !self.is_closing();
-        if !plain {
-            self.sync(base);
-        }
-    }
-
-    /// Brings the timer and the loop's count of active sources up to date.
-    fn sync(self: &Rc<Self>, base: &EventBase) {
-        if self.freed.get() || self.calling.get().is_some() {
-            // Whoever runs the callbacks does it after them.
-            return;
-        }
-        let limited_until = self.sync_limits(base);
-        let core = self.core.borrow();
-        let output = self.output_len();
-        let mut deadline = core.deadline(output).unwrap_or(u64::MAX).min(limited_until);
-        let socket = matches!(self.flavour, Flavour::Socket);
-        // Pairs and filters wait for nothing outside of the process: what can move has moved.
-        let mut active = deadline != u64::MAX
-            || socket
-                && (core.wants_read()
-                    || core.wants_write(output)
-                    || core.link() == Link::Connecting
-                    || core.fin_due(output)
-                    || core.write_due(output)
-                    || self.socket.sending());
-        drop(core);
-        if let Some(closing) = &*self.closing.borrow() {
-            deadline = deadline.min(closing.deadline());
-            active |= socket || deadline != u64::MAX;
-        }
-        if deadline < self.armed.get() {
-            self.armed.set(deadline);
-            base.arm_timer(deadline, self.token.get());
-        }
-        base.set_active(&self.active, active);
-    }
-
-    fn free(self: &Rc<Self>, base: &EventBase) {
-        self.free_and_under(base, self.closes());
-    }
-
-    /// Frees it, and on request what is under it.
-    fn free_and_under(self: &Rc<Self>, base: &EventBase, under: bool) {
-        if self.freed.replace(true) {
-            return;
-        }
-        let handler = self.handler.take();
-        let closing = self.closing.borrow_mut().take();
-        let unsent = self.output_len();
-        self.core.borrow_mut().clear_pending();
-        base.unshare(self.shared_as.get());
-        for buffer in [&self.input, &self.output] {
-            // A closure further up that holds the buffer keeps it; it goes with the last handle.
-            if let Ok(mut buffer) = buffer.try_borrow_mut() {
-                let _dropped = std::mem::take(&mut *buffer);
-            }
-        }
-        self.socket.cancel_all(base);
-        self.drop_limits();
-        self.finish_if_drained(base);
-        match &self.flavour {
-            Flavour::Socket => {}
-            Flavour::Pair(pair) => self.leave_pair(base, pair),
-            Flavour::Filter(filtering) => self.leave_filter(base, filtering, under),
-        }
-        // Last, with no borrow held: they are the user's.
-        drop(handler);
-        self.conclude(closing, unsent);
-    }
-
-    /// Once nothing is in flight: closes the descriptor (I6) and leaves the base.
-    fn finish_if_drained(&self, base: &EventBase) {
-        let drained = self.socket.in_flight() == 0;
-        if drained {
-            let close = self.closes();
-            self.socket.release(base, close);
-            base.remove_source(self.token.get());
-        }
-        // Until then it keeps the loop from ending, so that the descriptor is closed for sure.
-        base.set_active(&self.active, !drained);
-    }
-
-    fn closes(&self) -> bool {
-        let core = self.core.borrow();
-        core.options.contains(Options::CLOSE_ON_FREE)
-    }
-}
-
-impl Source for Inner {
-    fn completed(self: Rc<Self>, base: &EventBase, completion: Completion) {
-        let role = self.socket.settle(&completion);
-        if self.freed.get() {
-            drop(completion);
-            if self.socket.in_flight() == 0 {
-                self.finish_if_drained(base);
-            }
-            return;
-        }
-        self.socket_completed(base, role, completion);
-        if self.freed.get() {
-            return;
-        }
-        self.run_callbacks(base);
-        self.sync(base);
-    }
-
-    fn start_io(self: Rc<Self>, base: &EventBase) {
-        self.dirty.set(false);
-        if self.freed.get() {
-            return;
-        }
-        match &self.flavour {
-            Flavour::Socket => self.start_socket_io(base),
-            Flavour::Pair(pair) => self.move_pair(base, pair),
-            Flavour::Filter(filtering) => self.start_filter_io(base, filtering),
-        }
-        self.progress_closing(base);
-        self.run_callbacks(base);
-        self.sync(base);
-    }
-
-    fn deferred(self: Rc<Self>, base: &EventBase) {
-        self.queued.set(false);
-        if self.freed.get() {
-            return;
-        }
-        self.core.borrow_mut().handle_deferred();
-        self.call(base);
-        match self.flavour {
-            Flavour::Pair(_) => self.sync_in_memory(base),
-            Flavour::Socket | Flavour::Filter(_) => self.sync(base),
-        }
-    }
-
-    fn timer_fired(self: Rc<Self>, base: &EventBase) {
-        let now = base.now();
-        if self.armed.get() <= now {
-            self.armed.set(u64::MAX);
-        }
-        if self.freed.get() || self.closing_timer_fired(base, now) {
-            return;
-        }
-        self.expire_limits(base, now);
-        // Each direction with a call of its own, if the callbacks are not deferred.
-        if self.core.borrow_mut().handle_read_time(now) {
-            self.run_callbacks(base);
-        }
-        if self.freed.get() {
-            return;
-        }
-        let output = self.output_len();
-        if self.core.borrow_mut().handle_write_time(output, now) {
-            self.socket.abandon(base);
-        }
-        self.progress_closing(base);
-        self.run_callbacks(base);
-        self.sync(base);
-    }
-
-    fn budget_came_back(self: Rc<Self>, base: &EventBase, direction: Direction) {
-        if !self.freed.get() {
-            self.reopen(base, direction);
-        }
-    }
-
-    fn slots_came_back(self: Rc<Self>, base: &EventBase, offer: Offer) -> Feeding {
-        let feeding = if self.freed.get() {
-            Feeding::Left
-        } else {
-            self.receive_again(base, offer)
-        };
-        if matches!(feeding, Feeding::Fed | Feeding::Left) {
-            self.socket.fed();
-        }
-        // A limit may have told when to ask again.
-        self.sync(base);
-        feeding
-    }
-
-    fn priority(&self) -> usize {
-        usize::from(self.priority.get())
-    }
-
-    fn base_ended(self: Rc<Self>) -> Option<i32> {
-        self.freed.set(true);
-        let handler = self.handler.take();
-        let closing = self.closing.borrow_mut().take();
-        for buffer in [&self.input, &self.output] {
-            if let Ok(mut buffer) = buffer.try_borrow_mut() {
-                let _dropped = std::mem::take(&mut *buffer);
-            }
-        }
-        self.socket.forget_unseen();
-        self.drop_limits();
-        drop((handler, closing));
-        self.socket.take_fd().filter(|_| self.closes())
-    }
+/// When so much time has passed, in the driver's time; `u64::MAX` for no limit.
+fn deadline_of(cx: &Cx<'_>, within: Option<Duration>) -> u64 {
+    let after = within.map(|d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX));
+    after.map_or(u64::MAX, |after| cx.now().saturating_add(after))
 }

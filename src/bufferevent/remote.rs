@@ -1,7 +1,8 @@
 //! A bufferevent as other threads see it.
 
 use std::fmt;
-use std::sync::mpsc;
+use std::rc::Rc;
+use std::sync::{Arc, mpsc};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
@@ -10,18 +11,19 @@ use super::{BufferEvent, Options};
 use crate::arena::Piece;
 use crate::error::Error;
 use crate::evbuffer::EvBuffer;
-use crate::event_base::{EventBase, Interest, Remote};
+use crate::event_base::{Interest, Route, in_a_loop};
 
 /// A `THREADSAFE` bufferevent for other threads, from [`BufferEvent::remote`].
 ///
-/// Calls are posted to the loop and carried out there in the order of each sender; a burst of them wakes a sleeping loop
-/// once. What is asked of a bufferevent that was freed meanwhile is dropped. This takes the place of locking
-/// (`bufferevent_lock`): [`with`](Self::with) runs a closure on the loop, where nothing else touches the bufferevent.
+/// Calls are posted to the loop and carried out there in the order of each sender; a burst of them
+/// wakes a sleeping loop once. They follow the bufferevent when it moves to another base
+/// ([`BufferEvent::set_base`]), those that still wait included. What is asked of a bufferevent that
+/// was freed meanwhile is dropped. This takes the place of locking (`bufferevent_lock`):
+/// [`with`](Self::with) runs a closure on the loop, where nothing else touches the bufferevent.
 #[derive(Clone)]
 pub struct RemoteBufferEvent {
-    remote: Remote,
-    /// Its number in the base.
-    id: u64,
+    /// Leads to it, on whatever base it is.
+    route: Arc<Route>,
     /// The thread of the loop.
     home: ThreadId,
 }
@@ -30,8 +32,8 @@ impl BufferEvent {
     /// A handle for other threads (`BEV_OPT_THREADSAFE`).
     ///
     /// # Errors
-    /// [`Error::Invalid`] without the option [`Options::THREADSAFE`]; [`Error::Io`] when there is no descriptor for
-    /// the base's eventfd.
+    /// [`Error::Invalid`] without the option [`Options::THREADSAFE`]; [`Error::Io`] when there is
+    /// no descriptor for the base's eventfd.
     ///
     /// ```
     /// use evring::{BufferEvent, EventBase, Options, RunFlags};
@@ -52,19 +54,14 @@ impl BufferEvent {
     /// ```
     pub fn remote(&self) -> Result<RemoteBufferEvent, Error> {
         let base = self.live()?;
-        if !self.0.core.borrow().options.contains(Options::THREADSAFE) {
+        if !self.0.shell.machine.borrow().options.contains(Options::THREADSAFE) {
             return Err(Error::Invalid {
                 what: "remote",
                 why: "make the bufferevent with Options::THREADSAFE",
             });
         }
-        let remote = base.remote()?;
-        if self.0.shared_as.get() == 0 {
-            self.0.shared_as.set(base.share(self.0.clone()));
-        }
         Ok(RemoteBufferEvent {
-            remote,
-            id: self.0.shared_as.get(),
+            route: self.0.shell.reg.share(&base, Rc::new(self.clone()))?,
             home: thread::current().id(),
         })
     }
@@ -155,12 +152,15 @@ impl RemoteBufferEvent {
         self.post(move |bev| bev.close_after_flush(deadline, |_end| {}))
     }
 
-    /// Runs `f` on the loop, with the bufferevent to itself, and waits for what it returns. A loop that is not being run
-    /// makes it wait until it is.
+    /// Runs `f` on the loop, with the bufferevent to itself, and waits for what it returns. A loop
+    /// that is not being run makes it wait until it is. It is for threads that may wait: a callback
+    /// of any loop may not, since two loops that wait for each other would do so for ever.
     ///
     /// # Errors
-    /// [`Error::Freed`] when the bufferevent or the base is gone, or goes before `f` has run; [`Error::Invalid`] on the
-    /// loop's own thread, which would wait for itself: use the [`BufferEvent`] there.
+    /// [`Error::Freed`] when the bufferevent or the base is gone, or goes before `f` has run, or
+    /// when `f` panics; [`Error::Invalid`] on the loop's own thread, which would wait for itself
+    /// (use the [`BufferEvent`] there), and in a callback of another loop (use
+    /// [`call`](Self::call), and [`Remote::post`](crate::Remote::post) to bring the answer back).
     pub fn with<R: Send + 'static>(
         &self,
         f: impl FnOnce(&BufferEvent) -> R + Send + 'static,
@@ -169,6 +169,13 @@ impl RemoteBufferEvent {
             return Err(Error::Invalid {
                 what: "with",
                 why: "the loop's own thread would wait for itself; use the BufferEvent",
+            });
+        }
+        if in_a_loop() {
+            return Err(Error::Invalid {
+                what: "with",
+                why: "a callback that waits for another loop stops its own, for ever if that waits \
+                      for this one; use call, which hands the answer to a closure",
             });
         }
         let (answer, wait) = mpsc::sync_channel(1);
@@ -180,7 +187,8 @@ impl RemoteBufferEvent {
             .unwrap_or(Err(Error::Freed { what: "event base" }))
     }
 
-    /// Runs `f` on the loop, with the bufferevent to itself, and hands what it returns to `done`, which runs there, too.
+    /// Runs `f` on the loop, with the bufferevent to itself, and hands what it returns to `done`,
+    /// which runs there, too.
     ///
     /// # Errors
     /// [`Error::Freed`] when the base is gone; `done` gets it when the bufferevent is.
@@ -189,9 +197,9 @@ impl RemoteBufferEvent {
         f: impl FnOnce(&BufferEvent) -> R + Send + 'static,
         done: impl FnOnce(Result<R, Error>) + Send + 'static,
     ) -> Result<(), Error> {
-        let id = self.id;
-        self.remote.post(move |base| {
-            done(match find(base, id) {
+        self.route.post(move |object| {
+            let bev = object.and_then(|object| object.downcast::<BufferEvent>().ok());
+            done(match bev {
                 Some(bev) => Ok(f(&bev)),
                 None => Err(super::FREED),
             });
@@ -210,15 +218,8 @@ impl RemoteBufferEvent {
     }
 }
 
-fn find(base: &EventBase, id: u64) -> Option<BufferEvent> {
-    let shared = base.shared(id)?;
-    shared.downcast().ok().map(BufferEvent)
-}
-
 impl fmt::Debug for RemoteBufferEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RemoteBufferEvent")
-            .field("id", &self.id)
-            .finish_non_exhaustive()
+        f.debug_struct("RemoteBufferEvent").finish_non_exhaustive()
     }
 }

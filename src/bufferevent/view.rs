@@ -1,16 +1,10 @@
 //! The buffers of a bufferevent, as the user sees them.
 
-use std::rc::Rc;
-
-use super::Inner;
+use super::BufferEvent;
+use super::buffers::Side;
+use super::shell::Cx;
 use crate::error::Error;
 use crate::evbuffer::EvBuffer;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
-    Input,
-    Output,
-}
 
 /// One buffer of a bufferevent. It holds nothing borrowed: each call looks the buffer up.
 ///
@@ -18,21 +12,19 @@ pub(super) enum Side {
 /// is not allowed is an error of the buffer and changes nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct BufferView<'a> {
-    inner: &'a Rc<Inner>,
+    bev: &'a BufferEvent,
     side: Side,
 }
 
 impl<'a> BufferView<'a> {
-    pub(super) fn new(inner: &'a Rc<Inner>, side: Side) -> Self {
-        BufferView { inner, side }
+    pub(super) fn new(bev: &'a BufferEvent, side: Side) -> Self {
+        BufferView { bev, side }
     }
 
-    /// Bytes in the buffer; none when the bufferevent was freed.
+    /// Bytes in the buffer; none when the bufferevent was freed. While a closure of
+    /// [`with`](Self::with) has the buffer it is the length that it had when that was called.
     pub fn len(&self) -> usize {
-        match self.side {
-            Side::Input => self.inner.input_len(),
-            Side::Output => self.inner.output_len(),
-        }
+        self.bev.0.shell.buffers.len(self.side)
     }
 
     /// Whether there are none.
@@ -40,60 +32,35 @@ impl<'a> BufferView<'a> {
         self.len() == 0
     }
 
-    /// Hands the buffer to `f`. What it drains from the input makes room for more, what it appends to the
-    /// output is sent by the end of the turn.
+    /// Hands the buffer to `f`. What it drains from the input makes room for more, what it appends
+    /// to the output is sent by the end of the turn.
     ///
-    /// `f` may call anything on any bufferevent; only this same buffer is in use until it returns.
+    /// `f` may call anything on any bufferevent. Until it returns this buffer is its own: what is
+    /// written to the output meanwhile goes behind what `f` leaves there, and what is changed about
+    /// the bufferevent (marks, time-outs, triggers) takes effect afterwards. Of an output `f` sees
+    /// what the kernel has not begun to take.
     ///
     /// # Errors
     /// [`Error::Freed`]; [`Error::Busy`] within another closure on the same buffer.
     pub fn with<R>(&self, f: impl FnOnce(&mut EvBuffer) -> R) -> Result<R, Error> {
-        let inner = self.inner;
-        let base = inner.live()?;
-        let (cell, what) = match self.side {
-            Side::Input => (&inner.input, "input"),
-            Side::Output => (&inner.output, "output"),
-        };
-        let Ok(mut buffer) = cell.try_borrow_mut() else {
-            return Err(Error::Busy { what });
-        };
-        let before = buffer.len();
+        let base = self.bev.live()?;
+        let cx = Cx::new(self.bev, &base);
         let using = base.using_buffer();
-        let result = f(&mut buffer);
+        let lent = self.bev.0.shell.buffers.lend(self.side, false, f);
         drop(using);
-        if inner.freed.get() {
-            // `f` freed it, while the buffer was in use: what is left in it goes now.
-            let _dropped = std::mem::take(&mut *buffer);
-        }
-        let after = buffer.len();
-        match self.side {
-            Side::Input => buffer.freeze_end(),
-            Side::Output => {
-                if !buffer.is_bound() {
-                    // `f` put another buffer in its place: what is under way went with the old one.
-                    buffer.bind();
-                    inner.socket.disown_send();
-                }
-                buffer.freeze_start();
-            }
-        }
-        drop(buffer);
-        if inner.freed.get() || before == after {
+        cx.buffer_is_back();
+        let (result, change) = lent?;
+        if cx.is_freed() {
             return Ok(result);
         }
         match self.side {
-            Side::Input if after < before => inner.input_drained(&base),
-            Side::Input => {}
-            Side::Output => inner.output_grew(&base, before == 0),
+            Side::Input => cx.input_changed(),
+            Side::Output if change.grew() || change.shrank() => {
+                cx.output_grew(change.before == 0);
+            }
+            Side::Output => {}
         }
+        cx.settle();
         Ok(result)
-    }
-}
-
-impl std::fmt::Debug for Inner {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Inner")
-            .field("freed", &self.freed.get())
-            .finish_non_exhaustive()
     }
 }

@@ -11,20 +11,42 @@
 use std::io;
 
 use crate::arena::{Arena, Piece};
-pub(crate) use crate::ring::{Cap, Completion, Op, OpId, Pieces, Wait};
+use crate::evbuffer::EvBuffer;
+pub(crate) use crate::ring::{Cap, Completion, Op, OpId, Wait};
 use crate::ring::{Caps, RingCounters};
-use crate::sys::Errno;
+use crate::sys::{Errno, SockAddr};
+pub(crate) use descriptor::{Descriptor, HangUp, KeepAlive, SendHow, SocketOption};
 
+mod descriptor;
 #[cfg(test)]
 pub(crate) mod sim;
 pub(crate) mod uring;
 
+/// The most pieces that one send gathers. Linux takes 1,024; past 64 the gain is gone.
+pub(crate) const SEND_PIECES: usize = 64;
+
 /// A backend. One per event base, used by one thread.
+#[allow(
+    dead_code,
+    reason = "listener and transports take its looks at descriptors up one by one"
+)]
 pub(crate) trait Driver {
     /// Queues an operation. It is begun at the latest by the next [`enter`](Self::enter), and
     /// lives until a completion without `more` (I2, I3). Never fails: what the kernel refuses
     /// is reported by a completion.
     fn push(&mut self, token: u64, op: Op) -> OpId;
+
+    /// Queues a send of at most `most` bytes from the front of `output`, in at most [`SEND_PIECES`]
+    /// pieces; says how many bytes it was given. They stay in the buffer: whoever hears of the
+    /// completion drains what was sent.
+    fn send(
+        &mut self,
+        token: u64,
+        fd: i32,
+        output: &EvBuffer,
+        most: usize,
+        how: SendHow,
+    ) -> (OpId, usize);
 
     /// Asks that an operation end early. It still completes: with `ECANCELED`, or with what it
     /// had moved before.
@@ -60,20 +82,45 @@ pub(crate) trait Driver {
     /// Operations that have not had their last completion.
     fn in_flight(&self) -> usize;
 
-    /// An empty vector for what a send gathers; recycled once it was pushed.
-    fn take_pieces(&mut self) -> Vec<Piece>;
-
-    /// Takes such a vector back that was not pushed.
-    fn give_pieces(&mut self, pieces: Vec<Piece>);
-
-    /// A user's payload that no operation holds any more, to be dropped by the caller once the driver is not borrowed:
-    /// its destructor may call back. One that is not asked for is kept.
+    /// A user's payload that no operation holds any more, to be dropped by the caller once the
+    /// driver is not borrowed: its destructor may call back. One that is not asked for is kept.
     fn pop_spent(&mut self) -> Option<Piece> {
         None
     }
 
-    /// A new stream socket of a family (`AF_*`), close-on-exec and non-blocking.
-    fn socket(&mut self, family: i32) -> io::Result<i32>;
+    /// A new socket of a family (`AF_*`) and type (`SOCK_*`), close-on-exec and non-blocking.
+    fn socket(&mut self, family: i32, kind: i32) -> io::Result<i32>;
+
+    /// Gives a socket its local address.
+    fn bind(&mut self, fd: i32, addr: &SockAddr) -> io::Result<()>;
+
+    /// Makes a bound socket accept connections; so many may wait.
+    fn listen(&mut self, fd: i32, backlog: i32) -> io::Result<()>;
+
+    /// Sets an option of a socket.
+    fn set_option(&mut self, fd: i32, option: SocketOption) -> io::Result<()>;
+
+    /// A socket's own address.
+    fn local_addr(&self, fd: i32) -> io::Result<SockAddr>;
+
+    /// The address of a socket's peer; `ENOTCONN` without one.
+    fn peer_addr(&self, fd: i32) -> io::Result<SockAddr>;
+
+    /// What a descriptor that comes from outside is. Not for a hot path: one or three system calls.
+    fn describe(&self, fd: i32) -> Descriptor;
+
+    /// Whether the connection is over for good, whatever waits to be received. A multishot receive
+    /// on TCP that takes bytes behind which a reset stands is not woken for the reset; this look
+    /// finds it. Not for a hot path: one system call.
+    fn hang_up(&self, fd: i32) -> HangUp;
+
+    /// How many bytes a receive or read would find; 0 where the descriptor does not know.
+    fn readable_bytes(&self, fd: i32) -> usize;
+
+    /// How many bytes the peer of a TCP connection has acknowledged since the connection began: a
+    /// number that only rises, and says whether a send that is not complete makes way. `None` for
+    /// anything but TCP.
+    fn acked(&self, fd: i32) -> Option<u64>;
 
     /// Ends the sending direction (FIN).
     fn shutdown_write(&mut self, fd: i32) -> io::Result<()>;

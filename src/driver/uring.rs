@@ -3,10 +3,12 @@
 use std::io;
 use std::os::fd::IntoRawFd;
 
-use super::{Completion, Driver, Op, OpId, Wait};
+use super::Wait;
+use super::{Completion, Descriptor, Driver, HangUp, Op, OpId, SEND_PIECES, SendHow, SocketOption};
 use crate::arena::{Arena, Piece};
-use crate::ring::{Caps, Ring, RingConfig, RingCounters, SetupError};
-use crate::sys::{Errno, net, time};
+use crate::evbuffer::EvBuffer;
+use crate::ring::{Caps, Pieces, Ring, RingConfig, RingCounters, SetupError};
+use crate::sys::{Errno, SockAddr, fdio, net, time};
 
 /// A ring with its arena and its window of provided buffers.
 pub(crate) struct Uring {
@@ -25,6 +27,30 @@ impl Uring {
 impl Driver for Uring {
     fn push(&mut self, token: u64, op: Op) -> OpId {
         self.ring.push(token, op)
+    }
+
+    fn send(
+        &mut self,
+        token: u64,
+        fd: i32,
+        output: &EvBuffer,
+        most: usize,
+        how: SendHow,
+    ) -> (OpId, usize) {
+        let mut pieces = self.ring.take_pieces();
+        let bytes = output.gather(most, SEND_PIECES, &mut pieces);
+        let pieces = match (pieces.pop(), pieces.is_empty()) {
+            // The vector is free for the next send at once.
+            (Some(only), true) => {
+                self.ring.give_pieces(pieces);
+                Pieces::from(only)
+            }
+            (last, _) => {
+                pieces.extend(last);
+                Pieces::from(pieces)
+            }
+        };
+        (self.ring.push(token, how.op(fd, pieces)), bytes)
     }
 
     fn cancel(&mut self, op: OpId) {
@@ -68,20 +94,71 @@ impl Driver for Uring {
         self.ring.in_flight()
     }
 
-    fn take_pieces(&mut self) -> Vec<Piece> {
-        self.ring.take_pieces()
-    }
-
-    fn give_pieces(&mut self, pieces: Vec<Piece>) {
-        self.ring.give_pieces(pieces);
-    }
-
     fn pop_spent(&mut self) -> Option<Piece> {
         self.ring.pop_spent()
     }
 
-    fn socket(&mut self, family: i32) -> io::Result<i32> {
-        net::socket(family, libc::SOCK_STREAM).map(IntoRawFd::into_raw_fd)
+    fn socket(&mut self, family: i32, kind: i32) -> io::Result<i32> {
+        net::socket(family, kind).map(IntoRawFd::into_raw_fd)
+    }
+
+    fn bind(&mut self, fd: i32, addr: &SockAddr) -> io::Result<()> {
+        net::bind(fd, addr)
+    }
+
+    fn listen(&mut self, fd: i32, backlog: i32) -> io::Result<()> {
+        net::listen(fd, backlog)
+    }
+
+    fn set_option(&mut self, fd: i32, option: SocketOption) -> io::Result<()> {
+        match option {
+            SocketOption::NoDelay(on) => net::set_nodelay(fd, on),
+            SocketOption::KeepAlive(times) => net::set_keepalive(fd, times),
+            SocketOption::ReuseAddr(on) => net::set_reuse_addr(fd, on),
+            SocketOption::ReusePort(on) => net::set_reuse_port(fd, on),
+            SocketOption::V6Only(on) => net::set_v6_only(fd, on),
+            SocketOption::DeferAccept(on) => net::set_defer_accept(fd, on),
+            SocketOption::ResetOnClose => net::set_linger(fd, Some(0)),
+        }
+    }
+
+    fn local_addr(&self, fd: i32) -> io::Result<SockAddr> {
+        net::local_addr(fd)
+    }
+
+    fn peer_addr(&self, fd: i32) -> io::Result<SockAddr> {
+        net::peer_addr(fd)
+    }
+
+    fn describe(&self, fd: i32) -> Descriptor {
+        match net::family(fd) {
+            Ok(family) => Descriptor::socket(family),
+            Err(_) => {
+                let (readable, writable) = fdio::access(fd).unwrap_or((true, true));
+                Descriptor {
+                    family: None,
+                    readable,
+                    writable,
+                    regular: fdio::is_regular(fd),
+                }
+            }
+        }
+    }
+
+    fn hang_up(&self, fd: i32) -> HangUp {
+        match fdio::hung_up(fd) {
+            (_, true) => HangUp::Failed,
+            (true, false) => HangUp::Ended,
+            (false, false) => HangUp::None,
+        }
+    }
+
+    fn readable_bytes(&self, fd: i32) -> usize {
+        fdio::bytes_waiting(fd).unwrap_or(0)
+    }
+
+    fn acked(&self, fd: i32) -> Option<u64> {
+        net::bytes_acked(fd)
     }
 
     fn shutdown_write(&mut self, fd: i32) -> io::Result<()> {

@@ -1,6 +1,6 @@
 //! A buffer as a `bytes::Buf` and `bytes::BufMut`, and what converts into one.
 
-use super::{BufferError, EvBuffer, FROZEN_END, FROZEN_START, Seg, block_size};
+use super::{BufferError, EvBuffer, FROZEN_END, FROZEN_START, Seg, block_size, content_of};
 use crate::arena::{Piece, Segment};
 use bytes::buf::UninitSlice;
 use bytes::{Buf, BufMut, Bytes};
@@ -97,6 +97,7 @@ unsafe impl BufMut for EvBuffer {
 impl From<Piece> for EvBuffer {
     fn from(piece: Piece) -> Self {
         let mut buffer = EvBuffer::new();
+        buffer.flags |= content_of(&piece);
         buffer.push_piece(piece);
         buffer
     }

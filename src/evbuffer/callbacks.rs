@@ -1,8 +1,9 @@
 //! Callbacks on change, and the rarely used state that they share a box with.
 
-use super::{EvBuffer, WATCHED};
+use super::{EvBuffer, HELD, WATCHED};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// How often one change may set off another from within the callbacks before the rest waits for
 /// the next change.
@@ -25,15 +26,14 @@ pub struct CallbackId(u64);
 
 /// State that most buffers do not need.
 pub(super) struct Extra {
+    /// In the order of their ids.
     callbacks: Vec<Entry>,
-    /// Changes that the immediate callbacks have not heard of.
-    now: Pending,
-    /// Changes that the deferred callbacks have not heard of.
-    later: Pending,
     /// Asks for a later `run_deferred`; with it, callbacks are deferred.
     schedule: Option<Box<dyn FnMut() + Send>>,
     scheduled: bool,
-    running: bool,
+    /// Callbacks are being called: what they change waits for the next round. Shared with the call
+    /// under way, which ends even if a callback puts another buffer in this one's place.
+    running: Arc<AtomicBool>,
     /// Most bytes that one `read_from` takes; 0 = default.
     pub(super) max_read: usize,
     /// Length at which reads stop.
@@ -46,9 +46,15 @@ struct Entry {
     id: CallbackId,
     enabled: bool,
     no_defer: bool,
-    /// Out while it runs.
-    call: Option<Callback>,
+    /// What happened since it was called, outside of the round under way.
+    unheard: Pending,
+    /// What it is to hear in the round under way, or in the next one if a panic ended that round.
+    due: Pending,
+    place: Place,
 }
+
+/// Where a callback is while it does not run. It returns there even when its buffer has moved.
+type Place = Arc<Mutex<Option<Callback>>>;
 
 #[derive(Clone, Copy, Default)]
 struct Pending {
@@ -80,14 +86,17 @@ impl Extra {
     fn new() -> Self {
         Extra {
             callbacks: Vec::new(),
-            now: Pending::default(),
-            later: Pending::default(),
             schedule: None,
             scheduled: false,
-            running: false,
+            running: Arc::new(AtomicBool::new(false)),
             max_read: 0,
             max_len: None,
         }
+    }
+
+    /// Whether this callback waits for `run_deferred`.
+    fn is_deferred(&self, entry: &Entry) -> bool {
+        self.schedule.is_some() && !entry.no_defer
     }
 }
 
@@ -100,12 +109,61 @@ impl fmt::Debug for Extra {
     }
 }
 
+/// A callback out of its place; goes back on drop, so also when it panics.
+struct Out {
+    call: Option<Callback>,
+    place: Place,
+}
+
+impl Out {
+    fn take(place: &Place) -> Option<Out> {
+        let call = lock(place).take()?;
+        Some(Out {
+            call: Some(call),
+            place: Arc::clone(place),
+        })
+    }
+}
+
+impl Drop for Out {
+    fn drop(&mut self) {
+        *lock(&self.place) = self.call.take();
+    }
+}
+
+/// Nothing panics while a place is locked.
+fn lock(place: &Place) -> MutexGuard<'_, Option<Callback>> {
+    place.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends a buffer's rounds, also when a callback panics.
+struct Running(Arc<AtomicBool>);
+
+impl Running {
+    /// `None` while rounds are under way.
+    fn begin(running: &Arc<AtomicBool>) -> Option<Running> {
+        let busy = running.swap(true, Ordering::Relaxed);
+        (!busy).then(|| Running(Arc::clone(running)))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
 impl EvBuffer {
     /// Calls `call` after every operation that changes the length (libevent: `evbuffer_add_cb`).
     /// It gets the buffer, already changed, and what happened. The one added last is called first.
     ///
     /// It may change the buffer; that is reported in a further round after all callbacks ran, never
     /// by recursion. After 16 rounds what remains is reported with the next change.
+    ///
+    /// It may panic, and is called again afterwards. Callbacks run when the operation is complete:
+    /// the buffer, and the other one where bytes move between two, are whole when the panic leaves
+    /// that operation. Whoever had not been called yet hears of that change together with the next
+    /// one, and so do the callbacks of the other buffer.
     ///
     /// ```
     /// use evring::evbuffer::EvBuffer;
@@ -136,7 +194,9 @@ impl EvBuffer {
             id,
             enabled: true,
             no_defer: false,
-            call: Some(Box::new(call)),
+            unheard: Pending::default(),
+            due: Pending::default(),
+            place: Arc::new(Mutex::new(Some(Box::new(call)))),
         });
         self.flags |= WATCHED;
         id
@@ -151,12 +211,12 @@ impl EvBuffer {
         let Some(at) = extra.callbacks.iter().position(|entry| entry.id == id) else {
             return false;
         };
-        drop(extra.callbacks.remove(at));
+        let removed = extra.callbacks.remove(at);
         if extra.callbacks.is_empty() {
             self.flags &= !WATCHED;
-            extra.now = Pending::default();
-            extra.later = Pending::default();
         }
+        // What it captured may run code of its own.
+        drop(removed);
         true
     }
 
@@ -189,78 +249,116 @@ impl EvBuffer {
             return false;
         };
         extra.scheduled = false;
-        let pending = std::mem::take(&mut extra.later);
-        if pending.is_empty() {
-            return false;
-        }
-        let change = pending.change(self.len());
-        self.call_each(&change, |entry| !entry.no_defer);
-        true
+        self.call_round(true)
     }
 
-    /// Notes a change and runs or schedules the callbacks. Called with `WATCHED` set.
+    /// From now on changes are noted, and told by [`tell_callbacks`](Self::tell_callbacks) only:
+    /// for a buffer that is changed while something is borrowed.
+    #[allow(dead_code, reason = "for the buffers of bufferevents")]
+    pub(crate) fn hold_callbacks(&mut self) {
+        self.flags |= HELD;
+    }
+
+    /// Whether [`tell_callbacks`](Self::tell_callbacks) would call anyone.
+    #[allow(dead_code, reason = "for the buffers of bufferevents")]
+    #[inline]
+    pub(crate) fn callbacks_due(&self) -> bool {
+        self.flags & WATCHED != 0 && self.has_unheard()
+    }
+
+    /// Tells the callbacks what they have not heard of yet, held back or not.
+    #[allow(dead_code, reason = "for the buffers of bufferevents")]
+    pub(crate) fn tell_callbacks(&mut self) {
+        if self.flags & WATCHED != 0 {
+            self.tell_watched();
+        }
+    }
+
     #[cold]
-    pub(super) fn changed_watched(&mut self, added: usize, deleted: usize) {
+    fn has_unheard(&self) -> bool {
+        let entries = self.extra.as_ref().map(|extra| &extra.callbacks);
+        entries.is_some_and(|entries| {
+            let waits = |entry: &Entry| !entry.unheard.is_empty() || !entry.due.is_empty();
+            entries.iter().any(|entry| entry.enabled && waits(entry))
+        })
+    }
+
+    /// Notes a change for everyone who is to hear of it. Called with `WATCHED` set.
+    #[cold]
+    pub(super) fn note_change(&mut self, added: usize, deleted: usize) {
         let Some(extra) = &mut self.extra else {
             return;
         };
-        extra.now.note(added, deleted);
-        if extra.schedule.is_some() {
-            extra.later.note(added, deleted);
-            if !extra.scheduled && !extra.later.is_empty() {
-                extra.scheduled = true;
-                if let Some(schedule) = &mut extra.schedule {
-                    schedule();
-                }
-            }
-        }
-        if extra.running {
-            // The round that is under way picks it up.
-            return;
-        }
-        extra.running = true;
-        for _ in 0..MAX_ROUNDS {
-            let Some(extra) = &mut self.extra else {
-                return;
-            };
-            let pending = std::mem::take(&mut extra.now);
-            if pending.is_empty() {
-                break;
-            }
-            let deferred = extra.schedule.is_some();
-            let change = pending.change(self.len);
-            self.call_each(&change, |entry| entry.no_defer || !deferred);
-        }
-        if let Some(extra) = &mut self.extra {
-            extra.running = false;
+        for entry in extra.callbacks.iter_mut().filter(|entry| entry.enabled) {
+            entry.unheard.note(added, deleted);
         }
     }
 
-    /// Calls the enabled callbacks that `wanted` picks, newest first. Each may add and remove
-    /// callbacks: an added one waits for the next change, a removed one is not called any more.
-    fn call_each(&mut self, change: &Change, wanted: impl Fn(&Entry) -> bool) {
+    /// Calls the immediate callbacks and has the deferred ones scheduled. Called with `WATCHED` set.
+    #[cold]
+    pub(super) fn tell_watched(&mut self) {
+        let Some(extra) = &mut self.extra else {
+            return;
+        };
+        let waits = |entry: &Entry| extra.is_deferred(entry) && !entry.unheard.is_empty();
+        if !extra.scheduled
+            && extra.callbacks.iter().any(waits)
+            && let Some(schedule) = &mut extra.schedule
+        {
+            schedule();
+            extra.scheduled = true;
+        }
+        // In a round that is under way, the next one tells what is new.
+        let Some(_running) = Running::begin(&extra.running) else {
+            return;
+        };
+        for _ in 0..MAX_ROUNDS {
+            if !self.call_round(false) {
+                return;
+            }
+        }
+    }
+
+    /// Calls the enabled callbacks that have something to hear and are deferred or not, as asked,
+    /// newest first; false when there were none. Each may add and remove callbacks: an added one
+    /// waits for the next change, a removed one is not called any more.
+    fn call_round(&mut self, deferred: bool) -> bool {
+        let Some(extra) = &mut self.extra else {
+            return false;
+        };
+        let len = self.len;
+        let has_schedule = extra.schedule.is_some();
+        let mut any = false;
+        for entry in &mut extra.callbacks {
+            if (has_schedule && !entry.no_defer) == deferred {
+                let Pending { added, deleted } = std::mem::take(&mut entry.unheard);
+                entry.due.note(added, deleted);
+                any |= !entry.due.is_empty();
+            }
+        }
         // Entries are in the order of their ids, and new ones get higher ids: going down by id finds
         // each of those that were there once, whatever is added or removed meanwhile.
         let mut below = u64::MAX;
-        loop {
-            let Some(extra) = &mut self.extra else {
-                return;
-            };
+        while any && let Some(extra) = &mut self.extra {
             let mut entries = extra.callbacks.iter_mut();
             let Some(entry) = entries.rfind(|entry| entry.id.0 < below) else {
-                return;
+                break;
             };
             below = entry.id.0;
-            if !entry.enabled || !wanted(entry) {
+            if (has_schedule && !entry.no_defer) != deferred {
                 continue;
             }
-            let id = entry.id;
-            let Some(mut call) = entry.call.take() else {
+            let due = std::mem::take(&mut entry.due);
+            if due.is_empty() || !entry.enabled {
                 continue;
-            };
-            call(self, change);
-            self.with_callback(id, |entry| entry.call = Some(call));
+            }
+            if let Some(mut out) = Out::take(&entry.place)
+                && let Some(call) = &mut out.call
+            {
+                call(self, &due.change(len));
+            }
         }
+        any
     }
 
     fn with_callback(&mut self, id: CallbackId, change: impl FnOnce(&mut Entry)) -> bool {

@@ -4,7 +4,7 @@ use super::{BufferError, EvBuffer, Seg};
 use crate::arena::{MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, Segment};
 use crate::sys::fdio;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 /// Most bytes of one [`EvBuffer::read_from`] unless set otherwise.
 const DEFAULT_MAX_READ: usize = 64 * 1024;
@@ -16,8 +16,7 @@ impl EvBuffer {
     /// taken; returns how many (libevent: `evbuffer_write_atmost`; with `None`, `evbuffer_write`).
     /// File ranges go from file to descriptor inside the kernel where it can do that.
     ///
-    /// A peer that is gone gives `EPIPE`; that the process also gets a SIGPIPE for it unless it
-    /// ignores that (a Rust program does by default) is up to the program.
+    /// A peer that is gone gives `EPIPE`, and never a SIGPIPE.
     ///
     /// # Errors
     /// A frozen front; what the kernel answers, [`WouldBlock`](io::ErrorKind::WouldBlock) included.
@@ -62,7 +61,9 @@ impl EvBuffer {
         }
         // Ask how much waits, so that a short message does not take a large block. Where that is
         // unknown, or nothing waits yet, a small block will do.
-        let waiting = fdio::readable_bytes(fd).unwrap_or(0).max(MIN_BLOCK_BYTES);
+        let waiting = fdio::bytes_waiting(fd.as_raw_fd())
+            .unwrap_or(0)
+            .max(MIN_BLOCK_BYTES);
         let wanted = wanted.min(waiting);
         let mut empty = [];
         let (tail, room) = match self.chain.back_mut() {

@@ -1,7 +1,6 @@
 //! Ranges of files in a buffer.
 
-use super::{BufferError, EvBuffer, FILES, Seg};
-use crate::arena::{MAX_BLOCK_BYTES, Segment};
+use super::{BufferError, EvBuffer, FILES, Seg, Spent};
 use crate::sys::fdio;
 use std::fmt;
 use std::fs::File;
@@ -206,41 +205,8 @@ impl EvBuffer {
         if self.flags & FILES == 0 {
             return Ok(());
         }
-        self.load_files(n)
-    }
-
-    fn load_files(&mut self, n: usize) -> io::Result<()> {
-        let mut before = std::mem::take(&mut self.chain);
-        let mut passed = 0;
-        let mut result = Ok(());
-        while passed < n {
-            match before.front_mut() {
-                None => break,
-                Some(Seg::Mem(segment)) => {
-                    passed += segment.len();
-                    before.move_front_to(&mut self.chain);
-                }
-                Some(Seg::File(range)) => {
-                    let wanted = range.len().min(n - passed).min(MAX_BLOCK_BYTES);
-                    let mut block = Segment::with_capacity(wanted);
-                    result = range.read_exact(0, &mut block.spare()[..wanted]);
-                    if result.is_err() {
-                        break;
-                    }
-                    block.commit(wanted);
-                    range.advance(wanted);
-                    if range.len() == 0 {
-                        before.drop_front();
-                    }
-                    passed += wanted;
-                    self.push_seg(Seg::Mem(block));
-                }
-            }
-        }
-        self.chain.append(&mut before);
-        if self.chain.iter().all(|seg| matches!(seg, Seg::Mem(_))) {
-            self.flags &= !FILES;
-        }
-        result
+        // Files are closed, and their waiters told, when the buffer is whole again.
+        let mut spent = Spent::new();
+        self.load_files(n, &mut spent)
     }
 }

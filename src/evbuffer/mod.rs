@@ -22,11 +22,13 @@ mod error;
 mod fd;
 mod file;
 mod owner;
+mod pinned;
 mod reserve;
 mod search;
 mod seg;
 mod shape;
 mod spare;
+mod spent;
 mod std_io;
 mod view;
 
@@ -34,8 +36,11 @@ pub use callbacks::{CallbackId, Change};
 pub use counters::copied_bytes;
 pub use error::BufferError;
 pub use file::FileSegment;
+#[allow(unused_imports, reason = "for the input of bufferevents")]
+pub(crate) use pinned::Pinning;
 pub use reserve::Reservation;
 pub use search::{Eol, Ptr};
+pub(crate) use spent::Spent;
 pub use view::Segments;
 
 use crate::arena::{Chain, MAX_BLOCK_BYTES, MIN_BLOCK_BYTES, Piece, Segment};
@@ -47,12 +52,17 @@ use seg::Seg;
 const FROZEN_START: u8 = 1;
 /// Nothing may be appended.
 const FROZEN_END: u8 = 2;
-/// It is the buffer of a bufferevent, and not one that the user put in its place.
-const BOUND: u8 = 0x80;
 /// There may be file ranges in the chain.
 const FILES: u8 = 4;
 /// There are callbacks.
 const WATCHED: u8 = 8;
+/// There may be bytes in the chain whose owner's destructor is code of the user.
+const OWNERS: u8 = 16;
+/// Changes are noted for the callbacks, and told only when the buffer's holder says so.
+const HELD: u8 = 32;
+/// What flags say about the content; it moves with the bytes. Dropping such content runs code of
+/// the user: an owner's destructor, or what waits for a file segment's end.
+const CONTENT: u8 = FILES | OWNERS;
 
 /// A queue of bytes in segments; see the [module](self) for its shape.
 ///
@@ -75,6 +85,8 @@ pub struct EvBuffer {
     chain: Chain<Seg>,
     len: usize,
     extra: Option<Box<Extra>>,
+    /// Whose buffer it is: a number that its bufferevent gave it; 0 = nobody's.
+    id: u32,
     flags: u8,
 }
 
@@ -91,6 +103,7 @@ impl EvBuffer {
             chain: Chain::new(),
             len: 0,
             extra: None,
+            id: 0,
             flags: 0,
         }
     }
@@ -134,6 +147,7 @@ impl EvBuffer {
         self.check_end()?;
         let piece = piece.into();
         self.check_growth(piece.len())?;
+        self.flags |= content_of(&piece);
         self.push_piece(piece);
         Ok(())
     }
@@ -208,6 +222,7 @@ impl EvBuffer {
         self.check_growth(piece.len())?;
         let len = piece.len();
         if len > 0 {
+            self.flags |= content_of(&piece);
             self.unshift_seg(Seg::Mem(piece.into()));
             self.changed(len, 0);
         }
@@ -223,18 +238,7 @@ impl EvBuffer {
         self.check_start()?;
         from.check_start()?;
         self.check_growth(from.len)?;
-        let moved = from.len;
-        if moved > 0 {
-            let mut chain = std::mem::take(&mut from.chain);
-            if self.len == 0 {
-                self.chain.clear();
-            }
-            append_chain(&mut chain, &mut self.chain);
-            self.chain = chain;
-            self.flags |= from.flags & FILES;
-            from.emptied(moved);
-            self.changed(moved, 0);
-        }
+        self.take_all_front(from);
         Ok(())
     }
 
@@ -308,7 +312,7 @@ impl EvBuffer {
         for seg in from.chain.iter().filter(|seg| seg.len() > 0) {
             self.push_seg(seg.share());
         }
-        self.flags |= from.flags & FILES;
+        self.flags |= from.flags & CONTENT;
         self.changed(from.len, 0);
         Ok(())
     }
@@ -364,32 +368,13 @@ impl EvBuffer {
         self.check_start()?;
         let wanted = out.len().min(self.len);
         self.load(wanted)?;
-        let mut rest = &mut out[..wanted];
-        while !rest.is_empty()
-            && let Some(Seg::Mem(front)) = self.chain.front_mut()
-        {
-            let n = front.len().min(rest.len());
-            let (target, after) = rest.split_at_mut(n);
-            target.copy_from_slice(&front[..n]);
-            rest = after;
-            if n < front.len() {
-                front.advance(n);
-            } else if rest.is_empty() && wanted == self.len {
-                // The last of all: it may serve again.
-                spare::retire_front(&mut self.chain);
-            } else {
-                self.chain.drop_front();
-            }
+        let mut filled = 0;
+        for (at, bytes) in self.clip(0, wanted) {
+            out[at..at + bytes.len()].copy_from_slice(bytes);
+            filled = at + bytes.len();
         }
-        let filled = wanted - rest.len();
         count_copy(filled);
-        if filled == self.len {
-            spare::retire(&mut self.chain);
-            self.emptied(filled);
-        } else {
-            self.changed(0, filled);
-        }
-        Ok(filled)
+        Ok(self.drain_front(filled))
     }
 
     /// Copies `data` to the chain's end, without a look at freezes and without counting it.
@@ -433,19 +418,28 @@ impl EvBuffer {
         self.chain.push_front(seg);
     }
 
-    /// Accounts for a chain that lost its last byte.
-    #[inline]
-    fn emptied(&mut self, drained: usize) {
-        self.flags &= !FILES;
-        self.changed(0, drained);
-    }
-
     /// Adjusts the length, and tells the callbacks.
     #[inline]
     fn changed(&mut self, added: usize, deleted: usize) {
+        self.account(added, deleted);
+        self.tell();
+    }
+
+    /// Adjusts the length. The callbacks hear of it from [`tell`](Self::tell), once everything
+    /// that the operation changes is whole.
+    #[inline]
+    fn account(&mut self, added: usize, deleted: usize) {
         self.len = self.len + added - deleted;
         if self.flags & WATCHED != 0 {
-            self.changed_watched(added, deleted);
+            self.note_change(added, deleted);
+        }
+    }
+
+    /// Tells the callbacks, unless they are held back.
+    #[inline]
+    fn tell(&mut self) {
+        if self.flags & (WATCHED | HELD) == WATCHED {
+            self.tell_watched();
         }
     }
 
@@ -481,6 +475,12 @@ fn block_size(needed: usize, previous: usize) -> usize {
     needed
         .max(previous.saturating_mul(2))
         .clamp(MIN_BLOCK_BYTES, MAX_BLOCK_BYTES)
+}
+
+/// The flag of a piece whose last reference runs code of the user.
+#[inline]
+fn content_of(piece: &Piece) -> u8 {
+    if piece.is_foreign() { OWNERS } else { 0 }
 }
 
 /// Appends `from` to `to` without leaving an empty segment in the middle.

@@ -1,18 +1,20 @@
 //! What a buffer's owner may do when it is frozen to everyone else: a bufferevent drains its output,
 //! appends to its input, and lends pieces to the kernel.
 
-use super::{BOUND, EvBuffer, FILES, Seg, append_chain, count_copy, spare};
+use super::{CONTENT, EvBuffer, Seg, append_chain, spare};
 use crate::arena::{Chain, Piece};
 
 impl EvBuffer {
-    /// Marks the buffer as a bufferevent's own.
-    pub(crate) fn bind(&mut self) {
-        self.flags |= BOUND;
+    /// Makes it the buffer that `id` names, or nobody's: 0. The number stays with this buffer when
+    /// it is moved or swapped; what is split off, and what takes its place, has none.
+    pub(crate) fn bind(&mut self, id: u32) {
+        self.id = id;
     }
 
-    /// Whether it is the one that was bound, rather than another in its place.
-    pub(crate) fn is_bound(&self) -> bool {
-        self.flags & BOUND != 0
+    /// The number given by [`bind`](Self::bind); 0 = nobody's.
+    #[inline]
+    pub(crate) fn bound_id(&self) -> u32 {
+        self.id
     }
 
     /// Clones pieces from the front for a send: at most `max_bytes` and `max_pieces`, up to the
@@ -45,10 +47,13 @@ impl EvBuffer {
     /// Drops the first `n` bytes, or all when there are fewer, frozen or not; returns how many.
     #[inline]
     pub(crate) fn drain_front(&mut self, n: usize) -> usize {
+        if self.flags & CONTENT != 0 {
+            return self.drain_owned(n);
+        }
         if n >= self.len {
             let drained = self.len;
             spare::retire(&mut self.chain);
-            self.emptied(drained);
+            self.changed(0, drained);
             return drained;
         }
         let mut rest = n;
@@ -65,42 +70,18 @@ impl EvBuffer {
     }
 
     /// Appends a piece by reference, frozen or not. One that would pass [`EvBuffer::MAX_LEN`]
-    /// cannot exist in memory beside what is there.
+    /// cannot exist in memory beside what is there. A piece of the user's comes by `add_piece`.
     #[inline]
     pub(crate) fn push_piece(&mut self, piece: Piece) {
+        debug_assert!(
+            !piece.is_foreign() || self.flags & CONTENT != 0,
+            "not marked"
+        );
         let len = piece.len();
         if len > 0 {
             self.push_seg(Seg::Mem(piece.into()));
             self.changed(len, 0);
         }
-    }
-
-    /// Copies segments of at most `limit` bytes that pin a slot into heap blocks, merging
-    /// neighbours, so that their slots go back to the arena; returns the bytes copied.
-    pub(crate) fn compact_small(&mut self, limit: usize) -> usize {
-        let small = |seg: &Seg| match seg {
-            Seg::Mem(segment) => segment.is_slot() && segment.len() <= limit,
-            Seg::File(_) => false,
-        };
-        if !self.chain.iter().any(small) {
-            return 0;
-        }
-        let mut before = std::mem::take(&mut self.chain);
-        let mut copied = 0;
-        while let Some(front) = before.front() {
-            if small(front) {
-                if let Seg::Mem(segment) = front {
-                    copied += segment.len();
-                    self.append_bytes(segment);
-                }
-                before.drop_front();
-            } else {
-                drop_empty_tail(&mut self.chain);
-                before.move_front_to(&mut self.chain);
-            }
-        }
-        count_copy(copied);
-        copied
     }
 
     /// Appends all of `from`, frozen or not.
@@ -110,9 +91,47 @@ impl EvBuffer {
             return;
         }
         append_chain(&mut self.chain, &mut from.chain);
-        self.flags |= from.flags & FILES;
-        from.emptied(moved);
-        self.changed(moved, 0);
+        self.took_all(from, moved);
+    }
+
+    /// Puts all of `from` in front, frozen or not.
+    pub(super) fn take_all_front(&mut self, from: &mut EvBuffer) {
+        let moved = from.len;
+        if moved == 0 {
+            return;
+        }
+        let mut chain = std::mem::take(&mut from.chain);
+        if self.len == 0 {
+            self.chain.clear();
+        }
+        append_chain(&mut chain, &mut self.chain);
+        self.chain = chain;
+        self.took_all(from, moved);
+    }
+
+    /// Accounts for all of `from`, whose segments are here.
+    fn took_all(&mut self, from: &mut EvBuffer, moved: usize) {
+        self.flags |= from.flags & CONTENT;
+        from.flags &= !CONTENT;
+        from.account(0, moved);
+        self.account(moved, 0);
+        from.tell();
+        self.tell();
+    }
+
+    /// Takes the first `n` bytes off, or all when there are fewer, by reference, frozen or not: for
+    /// an operation that owns them from here on. The new buffer is bound to nobody and not frozen.
+    #[allow(dead_code, reason = "for the buffers of bufferevents")]
+    pub(crate) fn take_front(&mut self, n: usize) -> EvBuffer {
+        let mut front = EvBuffer::new();
+        self.transfer(&mut front, n);
+        front
+    }
+
+    /// Puts bytes back in front, by reference, frozen or not.
+    #[allow(dead_code, reason = "for the buffers of bufferevents")]
+    pub(crate) fn put_front(&mut self, mut front: EvBuffer) {
+        self.take_all_front(&mut front);
     }
 
     /// Moves the first `n` bytes, or all when there are fewer, to the end of `to`, by reference,
@@ -125,9 +144,11 @@ impl EvBuffer {
         }
         if n > 0 {
             self.move_front(&mut to.chain, n);
-            to.flags |= self.flags & FILES;
-            self.changed(0, n);
-            to.changed(n, 0);
+            to.flags |= self.flags & CONTENT;
+            self.account(0, n);
+            to.account(n, 0);
+            self.tell();
+            to.tell();
         }
         n
     }
@@ -154,7 +175,7 @@ impl EvBuffer {
 }
 
 /// Removes an empty segment from the end.
-fn drop_empty_tail(chain: &mut Chain<Seg>) {
+pub(super) fn drop_empty_tail(chain: &mut Chain<Seg>) {
     if chain.back().is_some_and(|tail| tail.len() == 0) {
         let mut kept = Chain::new();
         while chain.front().is_some_and(|seg| seg.len() > 0) {

@@ -1,7 +1,7 @@
 //! Positions, search, and lines.
 
 use super::view::Clip;
-use super::{BufferError, EvBuffer, Seg};
+use super::{BufferError, EvBuffer, FILES, Seg, WATCHED};
 use crate::arena::{MAX_BLOCK_BYTES, Piece};
 use crate::sys::find::find_byte;
 use memchr::{memchr, memchr2, memmem};
@@ -139,7 +139,7 @@ impl EvBuffer {
     /// A frozen front; no memory to join a line's parts; a file range that cannot be read.
     pub fn readln(&mut self, style: Eol) -> Result<Option<Piece>, BufferError> {
         self.check_start()?;
-        if self.flags == 0
+        if self.flags & (FILES | WATCHED) == 0
             && let Some(Seg::Mem(front)) = self.chain.front_mut()
             && let Some((line, eol)) = line_within(front, style)
             && line + eol < front.len()

@@ -19,6 +19,15 @@ impl Seg {
         }
     }
 
+    /// Whether its last reference runs code of the user.
+    #[inline]
+    pub(super) fn is_owned(&self) -> bool {
+        match self {
+            Seg::Mem(segment) => segment.is_foreign(),
+            Seg::File(_) => true,
+        }
+    }
+
     /// Drops the first `n` bytes; `n` is below the length.
     #[inline]
     pub(super) fn advance(&mut self, n: usize) {

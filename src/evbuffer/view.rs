@@ -1,7 +1,7 @@
 //! Looking at a buffer's bytes: segments, copies, contiguous views.
 
 use super::{BufferError, EvBuffer, FILES, Ptr, Seg, count_copy};
-use crate::arena::{self, Piece, Segment};
+use crate::arena::{self, Chain, Piece, Segment};
 use bytes::Bytes;
 use std::io::IoSlice;
 
@@ -148,7 +148,7 @@ impl EvBuffer {
             && let Some(Seg::Mem(front)) = self.chain.front_mut()
             && front.bytes_mut().is_none()
         {
-            let mut copy = Segment::try_with_capacity(n).ok_or(BufferError::NoMemory(n))?;
+            let mut copy = front.try_copy_room(n).ok_or(BufferError::NoMemory(n))?;
             copy.append(&front[..n]);
             count_copy(n);
             if n == front.len() {
@@ -233,6 +233,10 @@ impl EvBuffer {
             Some(front) if front.len() < n => {}
             _ => return Ok(()),
         }
+        let fresh = |buffer: &EvBuffer| match buffer.received_within(n) {
+            Some(received) => received.try_copy_room(n),
+            None => Segment::try_with_capacity(n),
+        };
         let mut target = match self.chain.front_mut() {
             // The room behind the first segment takes the rest, so its bytes need not move.
             Some(Seg::Mem(front)) if front.room() >= n - front.len() => {
@@ -241,9 +245,11 @@ impl EvBuffer {
                     _ => return Ok(()),
                 }
             }
-            _ => Segment::try_with_capacity(n).ok_or(BufferError::NoMemory(n))?,
+            _ => fresh(self).ok_or(BufferError::NoMemory(n))?,
         };
         count_copy(n - target.len());
+        // What is copied goes when the buffer is whole again: an owner's destructor may panic.
+        let mut copied = Chain::new();
         while target.len() < n {
             let Some(Seg::Mem(next)) = self.chain.front_mut() else {
                 break;
@@ -251,12 +257,13 @@ impl EvBuffer {
             let part = next.len().min(n - target.len());
             target.append(&next[..part]);
             if part == next.len() {
-                self.chain.drop_front();
+                self.chain.move_front_to(&mut copied);
             } else {
                 next.advance(part);
             }
         }
         self.unshift_seg(Seg::Mem(target));
+        drop(copied);
         Ok(())
     }
 

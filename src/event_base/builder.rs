@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use slab::Slab;
 
@@ -13,8 +14,8 @@ use crate::driver::{Driver, uring::Uring};
 use crate::error::Error;
 use crate::ring::{CapsMask, RingConfig};
 
-/// Receive buffers that the kernel holds at a time. A small window stays in the cache: a large one walks
-/// through cold memory.
+/// Receive buffers that the kernel holds at a time. A small window stays in the cache: a large one
+/// walks through cold memory.
 const DEFAULT_WINDOW: u16 = 128;
 
 /// The most priorities a base can have (`EVENT_MAX_PRIORITIES`).
@@ -71,14 +72,15 @@ impl EventBaseBuilder {
         self
     }
 
-    /// How many slots the kernel holds to receive into, a power of two up to 32,768. The default is 128.
+    /// How many slots the kernel holds to receive into, a power of two up to 32,768. The default is
+    /// 128.
     pub fn window(mut self, slots: u16) -> Self {
         self.window = slots;
         self
     }
 
-    /// The most memory that received data may take, in bytes. When it is spent, readers wait for slots. The
-    /// default is 256 MiB.
+    /// The most memory that received data may take, in bytes. When it is spent, readers wait for
+    /// slots. The default is 256 MiB.
     pub fn max_buffer_bytes(mut self, bytes: usize) -> Self {
         self.arena.max_bytes = bytes;
         self
@@ -90,8 +92,8 @@ impl EventBaseBuilder {
         self
     }
 
-    /// How many priorities callbacks have (`event_base_priority_init`), 1 to 256. With more than one, callbacks
-    /// run from queues instead of inside the completion.
+    /// How many priorities callbacks have (`event_base_priority_init`), 1 to 256. With more than
+    /// one, callbacks run from queues instead of inside the completion.
     pub fn priorities(mut self, count: usize) -> Self {
         self.priorities = count;
         self
@@ -107,8 +109,8 @@ impl EventBaseBuilder {
     /// Makes the base.
     ///
     /// # Errors
-    /// [`Error::Setup`] or [`Error::Arena`] when the kernel gives no ring or no memory, or a size is out of its range;
-    /// [`Error::Invalid`] for a number of priorities outside 1 to 256.
+    /// [`Error::Setup`] or [`Error::Arena`] when the kernel gives no ring or no memory, or a size
+    /// is out of its range; [`Error::Invalid`] for a number of priorities outside 1 to 256.
     pub fn build(self) -> Result<EventBase, Error> {
         let slot_size = self.arena.slot_size;
         let arena = Arena::new(self.arena)?;
@@ -128,14 +130,19 @@ impl EventBaseBuilder {
                 why: "a base has 1 to 256 priorities",
             });
         }
+        static LAST_NUMBER: AtomicU32 = AtomicU32::new(0);
         let now = driver.now();
         Ok(EventBase(Rc::new(Base {
             driver: RefCell::new(Some(driver)),
+            number: LAST_NUMBER.fetch_add(1, Ordering::Relaxed).wrapping_add(1),
             sources: RefCell::new(Slab::new()),
+            last_stamp: Cell::new(0),
             timers: RefCell::default(),
             fifo: RefCell::new((0..self.priorities).map(|_| VecDeque::new()).collect()),
             dirty: RefCell::default(),
-            starved: RefCell::default(),
+            line: RefCell::default(),
+            last_ticket: Cell::new(0),
+            purge_line_at: Cell::new(0),
             now: Cell::new(now),
             active: Cell::new(0),
             stop: Cell::new(Stop::No),
@@ -144,13 +151,13 @@ impl EventBaseBuilder {
             buffers_in_use: Cell::new(0),
             spin: self.spin,
             tally: Default::default(),
-            turn_hook: RefCell::new(None),
+            turn_hook: Default::default(),
             remote: RefCell::new(None),
             groups: Default::default(),
             shared: RefCell::default(),
-            next_shared: Cell::new(1),
             pid: std::process::id(),
-            slots_low: Cell::new(false),
+            memory: Default::default(),
+            quiet: Default::default(),
             slot_size,
         })))
     }

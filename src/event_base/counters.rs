@@ -41,8 +41,8 @@ counters! {
     bytes_copied,
     /// Connections accepted.
     accepts,
-    /// Receives armed. One a connection is the best case: multishot receives live on, for a mebibyte where bundles
-    /// can be had.
+    /// Receives armed. One a connection is the best case: multishot receives live on, for a
+    /// mebibyte where bundles can be had.
     receives_armed,
     /// Sends begun.
     sends,

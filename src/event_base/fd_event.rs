@@ -1,13 +1,15 @@
 //! Readiness of any descriptor.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::fmt;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 
 use bitflags::bitflags;
 
+use super::EventBase;
+use super::hook::{Hook, finally};
+use super::registration::Registration;
 use super::source::Source;
-use super::{Base, EventBase};
 use crate::driver::{Completion, Op, OpId};
 use crate::error::Error;
 use crate::sys::Errno;
@@ -32,17 +34,15 @@ const POLLOUT: u32 = libc::POLLOUT as u32;
 #[derive(Clone)]
 pub struct FdEvent(Rc<Inner>);
 
-type Callback = Box<dyn FnMut(&FdEvent, Interest)>;
+type Callback = dyn FnMut(&FdEvent, Interest);
 
 struct Inner {
-    base: Weak<Base>,
-    token: Cell<u32>,
+    registration: Registration,
     fd: i32,
     interest: Interest,
     op: Cell<Option<OpId>>,
     cancelled: Cell<bool>,
-    active: Cell<bool>,
-    callback: RefCell<Option<Callback>>,
+    callback: Hook<Callback>,
 }
 
 impl FdEvent {
@@ -50,7 +50,7 @@ impl FdEvent {
         base: &EventBase,
         fd: i32,
         interest: Interest,
-        callback: Callback,
+        callback: Box<Callback>,
     ) -> Result<Self, Error> {
         if interest.is_empty() || fd < 0 {
             return Err(Error::Invalid {
@@ -59,18 +59,16 @@ impl FdEvent {
             });
         }
         let inner = Rc::new(Inner {
-            base: base.downgrade(),
-            token: Cell::new(0),
+            registration: Registration::new(),
             fd,
             interest,
             op: Cell::new(None),
             cancelled: Cell::new(false),
-            active: Cell::new(false),
-            callback: RefCell::new(Some(callback)),
+            callback: Hook::with(callback),
         });
-        inner.token.set(base.add_source(inner.clone()));
+        inner.registration.join(base, inner.clone());
         inner.watch(base);
-        base.set_active(&inner.active, true);
+        inner.registration.set_active(base, true);
         Ok(FdEvent(inner))
     }
 
@@ -81,15 +79,14 @@ impl FdEvent {
         if inner.cancelled.replace(true) {
             return;
         }
-        let callback = inner.callback.borrow_mut().take();
-        drop(callback);
-        if let Some(base) = inner.base.upgrade().map(EventBase) {
+        if let Some(base) = inner.registration.base() {
             match inner.op.get() {
                 // It keeps the loop from ending until the kernel has let go of the descriptor.
                 Some(op) => base.cancel(op),
-                None => inner.retire(&base),
+                None => inner.registration.leave(&base),
             }
         }
+        inner.callback.clear();
     }
 
     /// The descriptor that is watched.
@@ -102,19 +99,12 @@ impl FdEvent {
     /// # Errors
     /// [`Error::Freed`] when the base is gone.
     pub fn base(&self) -> Result<EventBase, Error> {
-        let base = self.0.base.upgrade();
-        base.map(EventBase)
-            .ok_or(Error::Freed { what: "event base" })
+        let base = self.0.registration.base();
+        base.ok_or(Error::Freed { what: "event base" })
     }
 }
 
 impl Inner {
-    /// Nothing is in flight: leaves the base.
-    fn retire(&self, base: &EventBase) {
-        base.set_active(&self.active, false);
-        base.remove_source(self.token.get());
-    }
-
     fn watch(&self, base: &EventBase) {
         let mut events = 0;
         if self.interest.contains(Interest::READ) {
@@ -123,14 +113,46 @@ impl Inner {
         if self.interest.contains(Interest::WRITE) {
             events |= POLLOUT;
         }
-        self.op.set(Some(base.push(
-            self.token.get(),
-            Op::Poll {
-                fd: self.fd,
-                events,
-                multishot: true,
-            },
-        )));
+        let op = Op::Poll {
+            fd: self.fd,
+            events,
+            multishot: true,
+        };
+        self.op.set(Some(self.registration.push(base, op)));
+    }
+
+    /// For which directions a completion asks the callback to look; and whether the descriptor can
+    /// not be watched at all.
+    fn ready(&self, completion: &Completion) -> (Interest, bool) {
+        match completion.result {
+            // An error or a hang-up is for every direction to find out.
+            Ok(events) if events & (libc::POLLERR | libc::POLLHUP) as u32 != 0 => {
+                (self.interest, false)
+            }
+            Ok(events) => {
+                let mut ready = Interest::empty();
+                ready.set(Interest::READ, events & POLLIN != 0);
+                ready.set(Interest::WRITE, events & POLLOUT != 0);
+                (ready, false)
+            }
+            // What passes (no memory at this moment) tells nothing about the descriptor.
+            Err(errno) if completion.more || passes(errno) => (Interest::empty(), false),
+            Err(_) => (self.interest, true),
+        }
+    }
+
+    /// After a completion, whatever its callback did.
+    fn go_on(self: &Rc<Self>, base: &EventBase, dead: bool) {
+        if self.cancelled.get() {
+            if self.op.get().is_none() {
+                self.registration.leave(base);
+            }
+        } else if dead {
+            // The descriptor can not be watched (closed, or not pollable): said once.
+            FdEvent(self.clone()).cancel();
+        } else if self.op.get().is_none() {
+            self.watch(base);
+        }
     }
 }
 
@@ -143,57 +165,25 @@ fn passes(errno: Errno) -> bool {
 }
 
 impl Source for Inner {
+    fn registration(&self) -> &Registration {
+        &self.registration
+    }
+
     fn completed(self: Rc<Self>, base: &EventBase, completion: Completion) {
         if !completion.more {
             self.op.set(None);
         }
-        let mut dead = false;
-        if !self.cancelled.get() {
-            let ready = match completion.result {
-                // An error or a hang-up is for every direction to find out.
-                Ok(events) if events & (libc::POLLERR | libc::POLLHUP) as u32 != 0 => self.interest,
-                Ok(events) => {
-                    let mut ready = Interest::empty();
-                    ready.set(Interest::READ, events & POLLIN != 0);
-                    ready.set(Interest::WRITE, events & POLLOUT != 0);
-                    ready
-                }
-                Err(errno) => {
-                    dead = !completion.more && !passes(errno);
-                    match dead {
-                        true => self.interest,
-                        false => Interest::empty(),
-                    }
-                }
-            };
-            // What passes (no memory at this moment) tells nothing about the descriptor.
-            let callback = match ready.is_empty() {
-                true => None,
-                false => self.callback.borrow_mut().take(),
-            };
-            if let Some(mut callback) = callback {
-                callback(&FdEvent(self.clone()), ready);
-                if !self.cancelled.get() {
-                    *self.callback.borrow_mut() = Some(callback);
-                }
-            }
-        }
-        if self.cancelled.get() {
-            if self.op.get().is_none() {
-                self.retire(base);
-            }
-        } else if dead {
-            // The descriptor can not be watched (closed, or not pollable): said once.
-            FdEvent(self).cancel();
-        } else if self.op.get().is_none() {
-            self.watch(base);
+        let (ready, dead) = self.ready(&completion);
+        let _go_on = finally(|| self.go_on(base, dead));
+        if !ready.is_empty() && !self.cancelled.get() {
+            self.callback
+                .call(|call| call(&FdEvent(self.clone()), ready));
         }
     }
 
     fn base_ended(self: Rc<Self>) -> Option<i32> {
         self.cancelled.set(true);
-        let callback = self.callback.borrow_mut().take();
-        drop(callback);
+        self.callback.clear();
         None
     }
 }

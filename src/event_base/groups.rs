@@ -9,6 +9,7 @@ use std::rc::{Rc, Weak};
 use std::thread;
 
 use super::EventBase;
+use super::registration::Key;
 use crate::error::Error;
 use crate::rate_limit::{Group, Port, RateLimitConfig, Resumed};
 
@@ -156,13 +157,7 @@ impl EventBase {
             let Some(resumed) = groups.resumed.borrow_mut().pop_front() else {
                 return;
             };
-            let source = self
-                .0
-                .sources
-                .borrow()
-                .get(resumed.token as usize)
-                .map(Rc::clone);
-            if let Some(source) = source {
+            if let Some(source) = self.0.source_by(Key::from_bits(resumed.token)) {
                 source.budget_came_back(self, resumed.direction);
             }
         }

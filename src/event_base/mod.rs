@@ -24,6 +24,10 @@ mod builder;
 mod counters;
 mod fd_event;
 pub(crate) mod groups;
+pub(crate) mod hook;
+mod memory;
+mod quiet;
+pub(crate) mod registration;
 mod remote;
 mod signal;
 pub(crate) mod source;
@@ -35,22 +39,30 @@ pub use builder::{EventBaseBuilder, SpinPolicy};
 pub use counters::Counters;
 pub use fd_event::{FdEvent, Interest};
 pub use remote::Remote;
+pub(crate) use remote::Route;
 pub use signal::{Signal, block_signals};
 pub use timer::Timer;
+pub(crate) use turn::in_a_loop;
 pub use turn::{Exit, RunFlags, TurnInfo};
 
 use crate::driver::{Driver, Op, OpId};
 use crate::error::Error;
 use crate::ring::Caps;
+use hook::{Each, Hook};
+use registration::{Key, Place, Registration, Shared};
 use source::Source;
 use timers::Timers;
 use turn::TurnHook;
 
+/// The shortest line for receive slots in which it is worth looking for those that have left.
+const PURGE_LINE_FROM: usize = 64;
+
 /// A loop with its ring, its arena and everything that lives on it (`struct event_base`).
 ///
 /// A cheap handle: clones stand for the same base. The base ends when the last clone is gone;
-/// everything on it is then freed, whatever handles to it are left. A closure that lives on the base and owns a clone
-/// of it keeps it alive: closures get at their base through the handle they are called with.
+/// everything on it is then freed, whatever handles to it are left. A closure that lives on the
+/// base and owns a clone of it keeps it alive: closures get at their base through the handle they
+/// are called with, or own a [`WeakEventBase`].
 ///
 /// ```
 /// use evring::EventBase;
@@ -68,14 +80,21 @@ pub struct EventBase(pub(crate) Rc<Base>);
 pub(crate) struct Base {
     /// `None` only while the base is being dropped.
     driver: RefCell<Option<Box<dyn Driver>>>,
-    sources: RefCell<Slab<Rc<dyn Source>>>,
+    /// Unique in the process; upper half of the tokens that the driver gets.
+    number: u32,
+    sources: RefCell<Slab<Known>>,
+    /// How many sources ever joined.
+    last_stamp: Cell<u32>,
     timers: RefCell<Timers>,
     /// Callbacks that wait for their turn, a queue per priority.
-    fifo: RefCell<Vec<VecDeque<Rc<dyn Source>>>>,
+    fifo: RefCell<Vec<VecDeque<Key>>>,
     /// Sources with I/O to begin before the next enter.
-    dirty: RefCell<Vec<Rc<dyn Source>>>,
+    dirty: RefCell<Vec<Key>>,
     /// Readers that wait for receive slots, in the order in which they ran out.
-    starved: RefCell<VecDeque<Rc<dyn Source>>>,
+    line: RefCell<VecDeque<Place>>,
+    last_ticket: Cell<u32>,
+    /// How long the line may get before those that have left are sorted out.
+    purge_line_at: Cell<usize>,
     /// The driver's time, read once after each enter.
     now: Cell<u64>,
     /// Sources that keep the loop alive.
@@ -88,23 +107,49 @@ pub(crate) struct Base {
     buffers_in_use: Cell<u32>,
     spin: SpinPolicy,
     tally: counters::Tally,
-    turn_hook: RefCell<Option<TurnHook>>,
+    turn_hook: TurnHook,
     remote: RefCell<Option<Rc<remote::Inbox>>>,
     groups: groups::Groups,
-    /// What remotes address by number.
-    shared: RefCell<HashMap<u64, Rc<dyn Any>>>,
-    next_shared: Cell<u64>,
+    /// What other threads reach by a route.
+    shared: RefCell<HashMap<Key, Shared>>,
     pid: u32,
-    slots_low: Cell<bool>,
+    memory: memory::Memory,
+    quiet: quiet::Quiet,
     slot_size: usize,
+}
+
+/// A source in the table of its base.
+struct Known {
+    source: Rc<dyn Source>,
+    stamp: u32,
+}
+
+/// A handle that does not keep the base alive, from [`EventBase::downgrade`]: for closures that
+/// live on the base.
+#[derive(Clone)]
+pub struct WeakEventBase(Weak<Base>);
+
+impl WeakEventBase {
+    /// The base, unless it has ended.
+    pub fn upgrade(&self) -> Option<EventBase> {
+        self.0.upgrade().map(EventBase)
+    }
+}
+
+impl fmt::Debug for WeakEventBase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WeakEventBase")
+            .field("ended", &(self.0.strong_count() == 0))
+            .finish_non_exhaustive()
+    }
 }
 
 impl EventBase {
     /// A base with the default ring, arena and window (`event_base_new`).
     ///
     /// # Errors
-    /// [`Error::Setup`] when the kernel gives no ring; it names the sysctl, the seccomp filter or the
-    /// limit in the way.
+    /// [`Error::Setup`] when the kernel gives no ring; it names the sysctl, the seccomp filter or
+    /// the limit in the way.
     pub fn new() -> Result<Self, Error> {
         Self::builder().build()
     }
@@ -130,8 +175,8 @@ impl EventBase {
         self.0.active.get()
     }
 
-    /// Operations that the kernel has not finished, those of freed objects included; not the one by which other threads wake
-    /// the loop.
+    /// Operations that the kernel has not finished, those of freed objects included; not the one by
+    /// which other threads wake the loop.
     pub fn in_flight(&self) -> usize {
         // The inbox has exactly one, from when it is made until the base ends.
         let own = usize::from(self.0.remote.borrow().is_some());
@@ -146,8 +191,25 @@ impl EventBase {
             .with_driver(|driver| driver.arena().stats().slots_live)
     }
 
-    pub(crate) fn downgrade(&self) -> Weak<Base> {
-        Rc::downgrade(&self.0)
+    /// A handle for closures that live on the base, which would keep it alive with a clone of this
+    /// one.
+    ///
+    /// ```
+    /// use evring::EventBase;
+    /// use std::time::Duration;
+    ///
+    /// let base = EventBase::new()?;
+    /// let weak = base.downgrade();
+    /// base.defer(move |_| {
+    ///     if let Some(base) = weak.upgrade() {
+    ///         base.stop_after(Duration::ZERO);
+    ///     }
+    /// });
+    /// base.run()?;
+    /// # Ok::<(), evring::Error>(())
+    /// ```
+    pub fn downgrade(&self) -> WeakEventBase {
+        WeakEventBase(Rc::downgrade(&self.0))
     }
 
     /// The driver's time in nanoseconds: as of this turn, or, outside of the loop, right now.
@@ -166,86 +228,20 @@ impl EventBase {
         now
     }
 
-    /// Registers a source; the answer is its token.
-    pub(crate) fn add_source(&self, source: Rc<dyn Source>) -> u32 {
-        let token = self.0.sources.borrow_mut().insert(source);
-        u32::try_from(token).expect("the slab holds Rc's: 2^32 of them do not fit in memory")
-    }
-
-    /// Makes an object known to remotes; the answer is its number, never 0 and never used again.
-    pub(crate) fn share(&self, object: Rc<dyn Any>) -> u64 {
-        let id = self.0.next_shared.get();
-        self.0.next_shared.set(id + 1);
-        self.0.shared.borrow_mut().insert(id, object);
-        id
-    }
-
-    /// The object that remotes know under a number.
-    pub(crate) fn shared(&self, id: u64) -> Option<Rc<dyn Any>> {
-        self.0.shared.borrow().get(&id).cloned()
-    }
-
-    /// Remotes know it no longer; nothing for number 0.
-    pub(crate) fn unshare(&self, id: u64) {
-        if id != 0 {
-            let gone = self.0.shared.borrow_mut().remove(&id);
-            drop(gone);
-        }
-    }
-
-    /// Forgets a source. Only once nothing of it is in flight: a token is used again.
-    pub(crate) fn remove_source(&self, token: u32) {
-        let gone = self.0.sources.borrow_mut().try_remove(token as usize);
-        // Dropped here, with no borrow held: a user's closure may have a destructor.
-        drop(gone);
-    }
-
-    /// Says that a source keeps the loop alive from now on, or no longer.
-    pub(crate) fn set_active(&self, was: &Cell<bool>, is: bool) {
-        if was.replace(is) != is {
-            let active = self.0.active.get();
-            self.0.active.set(if is { active + 1 } else { active - 1 });
-        }
+    /// What other threads reach by the route of a source.
+    fn shared(&self, key: Key) -> Option<Rc<dyn Any>> {
+        let shared = self.0.shared.borrow();
+        shared.get(&key).map(|shared| shared.object.clone())
     }
 
     /// Queues an operation for source `token`.
     pub(crate) fn push(&self, token: u32, op: Op) -> OpId {
-        self.0
-            .with_driver(|driver| driver.push(u64::from(token), op))
+        let token = self.0.number_token(token);
+        self.0.with_driver(|driver| driver.push(token, op))
     }
 
     pub(crate) fn cancel(&self, op: OpId) {
         self.0.with_driver(|driver| driver.cancel(op));
-    }
-
-    /// Has the source's `start_io` called before the next enter. The caller keeps it from being
-    /// there twice.
-    pub(crate) fn mark_dirty(&self, source: Rc<dyn Source>) {
-        self.0.dirty.borrow_mut().push(source);
-    }
-
-    /// Has the source's `deferred` called from the FIFO. The caller keeps it from being there
-    /// twice.
-    pub(crate) fn enqueue(&self, source: Rc<dyn Source>) {
-        let mut fifo = self.0.fifo.borrow_mut();
-        match fifo.as_mut_slice() {
-            [only] => only.push_back(source),
-            queues => {
-                let priority = source.priority().min(queues.len() - 1);
-                queues[priority].push_back(source);
-            }
-        }
-    }
-
-    /// Has the source's `timer_fired` called once `at` has passed.
-    pub(crate) fn arm_timer(&self, at: u64, token: u32) {
-        self.0.timers.borrow_mut().arm(at, token);
-    }
-
-    /// Puts a reader at the end of the line for receive slots.
-    pub(crate) fn wait_for_slots(&self, source: Rc<dyn Source>) {
-        self.tally().starved();
-        self.0.starved.borrow_mut().push_back(source);
     }
 
     pub(crate) fn with_driver<R>(&self, f: impl FnOnce(&mut dyn Driver) -> R) -> R {
@@ -266,6 +262,21 @@ impl EventBase {
         Using(count)
     }
 
+    /// Whether any closure holds a buffer right now.
+    pub(crate) fn buffers_are_lent(&self) -> bool {
+        self.0.buffers_in_use.get() != 0
+    }
+
+    /// Queues a send by way of `push`, which gets the token to give to the driver.
+    pub(crate) fn push_send<R>(
+        &self,
+        token: u32,
+        push: impl FnOnce(&mut dyn Driver, u64) -> R,
+    ) -> R {
+        let token = self.0.number_token(token);
+        self.0.with_driver(|driver| push(driver, token))
+    }
+
     pub(crate) fn tally(&self) -> &counters::Tally {
         &self.0.tally
     }
@@ -276,11 +287,6 @@ impl EventBase {
         self.0.fifo.borrow().len() == 1
     }
 
-    /// Whether fewer than a quarter of the receive slots are left, as of the last refill.
-    pub(crate) fn slots_are_low(&self) -> bool {
-        self.0.slots_low.get()
-    }
-
     pub(crate) fn slot_size(&self) -> usize {
         self.0.slot_size
     }
@@ -288,24 +294,32 @@ impl EventBase {
     /// Runs a closure from the callback FIFO, in this turn or the next one
     /// (`event_base_once` without a descriptor or a time).
     pub fn defer(&self, f: impl FnOnce(&EventBase) + 'static) {
-        type Job = Box<dyn FnOnce(&EventBase)>;
         struct Once {
-            f: Cell<Option<Job>>,
+            registration: Registration,
+            f: Hook<dyn FnOnce(&EventBase)>,
         }
         impl Source for Once {
+            fn registration(&self) -> &Registration {
+                &self.registration
+            }
             fn completed(self: Rc<Self>, _: &EventBase, _: crate::driver::Completion) {}
             fn deferred(self: Rc<Self>, base: &EventBase) {
+                self.registration.leave(base);
                 if let Some(f) = self.f.take() {
                     f(base);
                 }
             }
             fn base_ended(self: Rc<Self>) -> Option<i32> {
+                self.f.clear();
                 None
             }
         }
-        self.enqueue(Rc::new(Once {
-            f: Cell::new(Some(Box::new(f))),
-        }));
+        let once = Rc::new(Once {
+            registration: Registration::new(),
+            f: Hook::with(Box::new(f)),
+        });
+        once.registration.join(self, once.clone());
+        once.registration.enqueue(self);
     }
 
     /// One-shot timer: runs `f` once, `after` from now (`evtimer_new`, `event_add`).
@@ -335,8 +349,9 @@ impl EventBase {
 
     /// Runs `f` whenever the process gets signal `signum` (`evsignal_new`).
     ///
-    /// The signal is blocked in the calling thread and read through a signalfd. Threads that were started
-    /// before must have it blocked too, or they take it: call [`block_signals`] first thing in `main`.
+    /// The signal is blocked in the calling thread and read through a signalfd. Threads that were
+    /// started before must have it blocked too, or they take it: call [`block_signals`] first thing
+    /// in `main`.
     ///
     /// # Errors
     /// [`Error::Io`] when the number is no signal or the process has no descriptor left.
@@ -347,8 +362,8 @@ impl EventBase {
     /// Runs `f` each time the descriptor becomes readable or writable, as asked (`event_new`
     /// with `EV_PERSIST`).
     ///
-    /// The descriptor stays the caller's, and must stay open until the event is cancelled. Readiness is reported as an
-    /// edge: read until the descriptor would block.
+    /// The descriptor stays the caller's, and must stay open until the event is cancelled.
+    /// Readiness is reported as an edge: read until the descriptor would block.
     ///
     /// # Errors
     /// [`Error::Invalid`] for an empty interest.
@@ -370,8 +385,8 @@ impl EventBase {
     }
 
     /// What wakes the loop from any thread. It does nothing once the base is gone.
-    fn bell(&self) -> Result<impl Fn() + Send + Sync + use<>, Error> {
-        Ok(self.inbox()?.bell())
+    fn waker(&self) -> Result<impl Fn() + Send + Sync + use<>, Error> {
+        Ok(self.inbox()?.waker())
     }
 
     fn inbox(&self) -> Result<Rc<remote::Inbox>, Error> {
@@ -391,28 +406,89 @@ impl Base {
     }
 }
 
+impl Base {
+    /// The number of a source as the driver gets it: with that of its base.
+    fn number_token(&self, token: u32) -> u64 {
+        u64::from(self.number) << 32 | u64::from(token)
+    }
+
+    fn add_source(&self, source: Rc<dyn Source>) -> Key {
+        let stamp = self.last_stamp.get().wrapping_add(1);
+        self.last_stamp.set(stamp);
+        let token = self.sources.borrow_mut().insert(Known { source, stamp });
+        let token = u32::try_from(token).ok().filter(|&token| token != u32::MAX);
+        Key {
+            token: token.expect("the table holds Rc's: 2^32 of them do not fit in memory"),
+            stamp,
+        }
+    }
+
+    fn remove_source(&self, token: u32) -> Option<Rc<dyn Source>> {
+        let gone = self.sources.borrow_mut().try_remove(token as usize);
+        gone.map(|known| known.source)
+    }
+
+    /// The source of an operation's token.
+    fn source(&self, token: u32) -> Option<Rc<dyn Source>> {
+        let sources = self.sources.borrow();
+        sources
+            .get(token as usize)
+            .map(|known| known.source.clone())
+    }
+
+    /// The source that a list names, unless it has left since.
+    fn source_by(&self, key: Key) -> Option<Rc<dyn Source>> {
+        let sources = self.sources.borrow();
+        sources
+            .get(key.token as usize)
+            .filter(|known| known.stamp == key.stamp)
+            .map(|known| known.source.clone())
+    }
+
+    /// Puts a reader at the end of the line for receive slots.
+    fn enter_line(&self, place: Place) {
+        let mut line = self.line.borrow_mut();
+        if line.len() >= self.purge_line_at.get().max(PURGE_LINE_FROM) {
+            let sources = self.sources.borrow();
+            line.retain(|place| {
+                let known = sources.get(place.token as usize);
+                known.is_some_and(|known| known.source.registration().holds(*place))
+            });
+            self.purge_line_at.set(2 * line.len());
+        }
+        line.push_back(place);
+    }
+}
+
 impl Drop for Base {
     fn drop(&mut self) {
-        if let Some(inbox) = self.remote.get_mut().take() {
-            inbox.close();
-        }
         let Some(driver) = self.driver.get_mut().take() else {
             return;
         };
-        // Destructors of users' closures run below: by now every handle finds the base gone.
+        // The user's code runs below: reports, and destructors of closures, of jobs and of what is
+        // buffered. By now every handle finds the base gone. One that panics must not keep the
+        // others from their end.
+        let mut each = Each::default();
+        if let Some(inbox) = self.remote.get_mut().take() {
+            each.run(|| inbox.close());
+        }
         let mut close = Vec::new();
         let sources = std::mem::take(self.sources.get_mut());
-        for (_, source) in &sources {
-            close.extend(Rc::clone(source).base_ended());
+        for (_, known) in &sources {
+            let source = Rc::clone(&known.source);
+            close.extend(each.run(|| source.base_ended()).flatten());
         }
-        self.shared.get_mut().clear();
-        self.fifo.get_mut().clear();
-        self.dirty.get_mut().clear();
-        self.starved.get_mut().clear();
-        self.groups.clear();
+        for (_, shared) in self.shared.get_mut().drain() {
+            each.run(|| drop(shared));
+        }
+        each.run(|| self.turn_hook.clear());
+        each.run(|| self.groups.clear());
         // The sources go last: some own a descriptor that an operation still names (I6).
-        driver.end(&close);
-        drop(sources);
+        each.run(|| driver.end(&close));
+        for known in sources {
+            each.run(|| drop(known));
+        }
+        each.finish();
     }
 }
 

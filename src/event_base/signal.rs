@@ -11,8 +11,8 @@ use crate::sys::signal;
 
 /// Blocks signals in the calling thread, and so in every thread that it starts later.
 ///
-/// Call it first thing in `main`, with all the signals that any base is going to take: a thread that
-/// does not have a signal blocked may be the one that the kernel delivers it to.
+/// Call it first thing in `main`, with all the signals that any base is going to take: a thread
+/// that does not have a signal blocked may be the one that the kernel delivers it to.
 ///
 /// # Errors
 /// [`Error::Io`] when a number is no signal.

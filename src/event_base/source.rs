@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::EventBase;
+use super::registration::Registration;
 use crate::driver::Completion;
 use crate::rate_limit::Direction;
 
@@ -11,10 +12,8 @@ use crate::rate_limit::Direction;
 pub(crate) enum Offer {
     /// There are slots in the window again.
     Window,
-    /// The reserved slot, if it holds nothing at all: it will come back the soonest.
-    ReserveForTheIdle,
-    /// The reserved slot, if it has taken what it received out of its input.
-    ReserveForAny,
+    /// The window is empty; there is the reserved slot.
+    Reserve,
 }
 
 /// What became of a reader that was offered a slot.
@@ -22,13 +21,13 @@ pub(crate) enum Offer {
 pub(crate) enum Feeding {
     /// It leaves the line, and receives.
     Fed,
-    /// It leaves the line without a slot: it does not want one any more.
+    /// It leaves the line without a slot of the window: it does not want one any more, or has one
+    /// of its own.
     Left,
-    /// The reserved slot is not for one that sits on what it received, nor for one that a rate limit
-    /// holds up: it waits on.
+    /// It waits on: what holds it up is not the lack of slots alone.
     Passed,
     /// The reserved slot is out.
-    Dry,
+    NoneLeft,
 }
 
 /// Something that has operations, timers or callbacks on an event base: a bufferevent, a
@@ -37,23 +36,40 @@ pub(crate) enum Feeding {
 /// The base knows a source by its token and calls it; it never knows what kind it is. No
 /// borrow of the base is held during any of these calls.
 pub(crate) trait Source {
+    /// What the base holds of it.
+    fn registration(&self) -> &Registration;
+
     /// One of its operations completed.
     fn completed(self: Rc<Self>, base: &EventBase, completion: Completion);
 
     /// The turn is about to hand work to the kernel: push what is due. Called once after each
-    /// [`EventBase::mark_dirty`].
+    /// [`Registration::mark_dirty`].
     fn start_io(self: Rc<Self>, _base: &EventBase) {}
 
-    /// Its turn in the callback FIFO. Called once after each [`EventBase::enqueue`].
+    /// Its turn in the callback FIFO. Called once after each [`Registration::enqueue`].
     fn deferred(self: Rc<Self>, _base: &EventBase) {}
 
     /// A deadline that it set has passed. It may be one that no longer matters (timers are
     /// re-armed lazily): the source decides.
     fn timer_fired(self: Rc<Self>, _base: &EventBase) {}
 
-    /// It waited for receive slots ([`EventBase::wait_for_slots`]) and is offered one now.
+    /// It waited for receive slots ([`Registration::wait_for_slots`]) and is offered one now. It is
+    /// out of the line during the call, and goes back where the answer says that it waits on.
     fn slots_came_back(self: Rc<Self>, _base: &EventBase, _offer: Offer) -> Feeding {
         Feeding::Left
+    }
+
+    /// Memory has become short ([`EventBase::slots_are_low`]): hold what is held as tightly as can
+    /// be.
+    fn memory_is_short(self: Rc<Self>, _base: &EventBase) {}
+
+    /// Memory is no longer short, and it was parked ([`EventBase::park`]).
+    fn unpark(self: Rc<Self>, _base: &EventBase) {}
+
+    /// It was listed ([`EventBase::check_when_quiet`]) some time ago: looks whether its connection
+    /// still stands. True to be called again.
+    fn check_quiet(self: Rc<Self>, _base: &EventBase) -> bool {
+        false
     }
 
     /// A rate limit that held one of its directions up lets go of it.
@@ -62,9 +78,4 @@ pub(crate) trait Source {
     /// The base ends: let go of callbacks and buffers. The descriptor to close once nothing is
     /// in flight any more is the answer.
     fn base_ended(self: Rc<Self>) -> Option<i32>;
-
-    /// The queue its callbacks run from: 0 is the most urgent.
-    fn priority(&self) -> usize {
-        0
-    }
 }

@@ -1,12 +1,14 @@
 //! Timers of the user.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::fmt;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::time::Duration;
 
+use super::EventBase;
+use super::hook::{Hook, finally};
+use super::registration::Registration;
 use super::source::Source;
-use super::{Base, EventBase};
 use crate::driver::Completion;
 use crate::error::Error;
 
@@ -17,19 +19,15 @@ use crate::error::Error;
 #[derive(Clone)]
 pub struct Timer(Rc<Inner>);
 
-type Callback = Box<dyn FnMut(&Timer)>;
+type Callback = dyn FnMut(&Timer);
 
 struct Inner {
-    base: Weak<Base>,
-    token: Cell<u32>,
-    registered: Cell<bool>,
+    /// It is on the base while it is going to fire.
+    registration: Registration,
     /// When it is due, in the driver's time; `u64::MAX`: not at all.
     due: Cell<u64>,
-    /// The earliest entry that the base's heap has for it; `u64::MAX`: none.
-    armed: Cell<u64>,
     period: Cell<u64>,
-    active: Cell<bool>,
-    callback: RefCell<Option<Callback>>,
+    callback: Hook<Callback>,
 }
 
 impl Timer {
@@ -37,7 +35,7 @@ impl Timer {
         base: &EventBase,
         after: Duration,
         period: Option<Duration>,
-        callback: Callback,
+        callback: Box<Callback>,
     ) -> Result<Self, Error> {
         let period = match period {
             Some(Duration::ZERO) => {
@@ -49,18 +47,13 @@ impl Timer {
             Some(period) => nanoseconds(period)?,
             None => 0,
         };
-        let inner = Rc::new(Inner {
-            base: base.downgrade(),
-            token: Cell::new(0),
-            registered: Cell::new(false),
+        let timer = Timer(Rc::new(Inner {
+            registration: Registration::new(),
             due: Cell::new(u64::MAX),
-            armed: Cell::new(u64::MAX),
             period: Cell::new(period),
-            active: Cell::new(false),
-            callback: RefCell::new(Some(callback)),
-        });
-        let timer = Timer(inner);
-        timer.rearm(after)?;
+            callback: Hook::with(callback),
+        }));
+        timer.0.begin(base, nanoseconds(after)?);
         Ok(timer)
     }
 
@@ -72,13 +65,7 @@ impl Timer {
     pub fn rearm(&self, after: Duration) -> Result<(), Error> {
         let base = self.base()?;
         let after = nanoseconds(after)?;
-        let inner = &*self.0;
-        if !inner.registered.replace(true) {
-            inner.token.set(base.add_source(self.0.clone()));
-        }
-        inner.due.set(base.fresh_now().saturating_add(after));
-        inner.arm(&base);
-        base.set_active(&inner.active, true);
+        self.0.begin(&base, after);
         Ok(())
     }
 
@@ -86,7 +73,7 @@ impl Timer {
     pub fn cancel(&self) {
         self.0.due.set(u64::MAX);
         if let Ok(base) = self.base() {
-            self.0.retire(&base);
+            self.0.registration.leave(&base);
         }
     }
 
@@ -100,66 +87,53 @@ impl Timer {
     /// # Errors
     /// [`Error::Freed`] when the base is gone.
     pub fn base(&self) -> Result<EventBase, Error> {
-        let base = self.0.base.upgrade();
-        base.map(EventBase)
-            .ok_or(Error::Freed { what: "event base" })
+        let base = self.0.registration.base();
+        base.ok_or(Error::Freed { what: "event base" })
     }
 }
 
 impl Inner {
-    /// Sees that the heap has an entry no later than when the timer is due.
-    fn arm(&self, base: &EventBase) {
-        if self.due.get() < self.armed.get() {
-            self.armed.set(self.due.get());
-            base.arm_timer(self.due.get(), self.token.get());
+    fn begin(self: &Rc<Self>, base: &EventBase, after: u64) {
+        if !self.registration.is_joined() {
+            self.registration.join(base, self.clone());
         }
-    }
-
-    /// Leaves the base: it keeps the loop alive no longer.
-    fn retire(&self, base: &EventBase) {
-        base.set_active(&self.active, false);
-        if self.registered.replace(false) {
-            self.armed.set(u64::MAX);
-            base.remove_source(self.token.get());
-        }
+        self.due.set(base.fresh_now().saturating_add(after));
+        self.registration.arm(base, self.due.get());
+        self.registration.set_active(base, true);
     }
 }
 
 impl Source for Inner {
+    fn registration(&self) -> &Registration {
+        &self.registration
+    }
+
     fn completed(self: Rc<Self>, _: &EventBase, _: Completion) {}
 
     fn timer_fired(self: Rc<Self>, base: &EventBase) {
         let now = base.now();
-        // A stale entry (of this timer, or of a source that had the token before) changes nothing.
-        if self.armed.get() <= now {
-            self.armed.set(u64::MAX);
-        }
         if self.due.get() > now {
-            if self.due.get() != u64::MAX {
-                self.arm(base);
-            }
+            self.registration.arm(base, self.due.get());
             return;
         }
         if self.period.get() != 0 {
             self.due.set(now.saturating_add(self.period.get()));
-            self.arm(base);
+            self.registration.arm(base, self.due.get());
         } else {
             self.due.set(u64::MAX);
         }
-        let callback = self.callback.borrow_mut().take();
-        if let Some(mut callback) = callback {
-            callback(&Timer(self.clone()));
-            *self.callback.borrow_mut() = Some(callback);
-        }
-        if self.due.get() == u64::MAX {
-            self.retire(base);
-        }
+        // Also when it panics: a timer that has fired must not keep the loop alive.
+        let _retire = finally(|| {
+            if self.due.get() == u64::MAX {
+                self.registration.leave(base);
+            }
+        });
+        self.callback.call(|call| call(&Timer(self.clone())));
     }
 
     fn base_ended(self: Rc<Self>) -> Option<i32> {
         self.due.set(u64::MAX);
-        let callback = self.callback.borrow_mut().take();
-        drop(callback);
+        self.callback.clear();
         None
     }
 }

@@ -1,12 +1,13 @@
 //! The turn: what happens between two entries into the kernel.
 
+use std::cell::Cell;
 use std::fmt;
-use std::rc::Rc;
 use std::time::Duration;
 
 use bitflags::bitflags;
 
-use super::source::{Feeding, Offer, Source};
+use super::hook::Hook;
+use super::registration::Key;
 use super::{Base, EventBase, SpinPolicy};
 use crate::arena::Piece;
 use crate::driver::Wait;
@@ -15,8 +16,8 @@ use crate::error::Error;
 /// How many completions one turn handles before timers and deferred callbacks get theirs.
 const COMPLETIONS_PER_TURN: u32 = 1024;
 
-/// How many deferred callbacks one turn runs at least, if there are so many: those that were queued by others of them
-/// are among these. libevent's own number.
+/// How many deferred callbacks one turn runs at least, if there are so many: those that were queued
+/// by others of them are among these. libevent's own number.
 const CALLBACKS_PER_TURN: usize = 32;
 
 /// How long an adaptively spinning base looks for completions after the last one before it
@@ -58,10 +59,28 @@ pub struct TurnInfo {
     pub completions: u32,
 }
 
-/// The hook, and the turn that it has not been told about: when it began, its completions.
+/// The hook, and the turn that it has not been told about.
+#[derive(Default)]
 pub(super) struct TurnHook {
-    call: Box<dyn FnMut(&TurnInfo)>,
-    turn: Option<(u64, u32)>,
+    call: Hook<dyn FnMut(&TurnInfo)>,
+    /// When that turn began, and its completions.
+    turn: Cell<Option<(u64, u32)>>,
+}
+
+impl TurnHook {
+    pub(super) fn clear(&self) {
+        self.call.clear();
+    }
+}
+
+thread_local! {
+    /// How many loops this thread is in: one runs inside a callback of another.
+    static LOOPS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Whether this thread is in a callback of some loop.
+pub(crate) fn in_a_loop() -> bool {
+    LOOPS.get() != 0
 }
 
 /// Whether, and how soon, to leave the loop.
@@ -76,8 +95,8 @@ impl EventBase {
     /// Runs until nothing is left to wait for, or until told to stop (`event_base_dispatch`).
     ///
     /// # Errors
-    /// [`Error::Io`] when the kernel refuses the ring's service for good; [`Error::Invalid`] when called from a
-    /// callback of the same base; [`Error::Forked`] in a child process.
+    /// [`Error::Io`] when the kernel refuses the ring's service for good; [`Error::Invalid`] when
+    /// called from a callback of the same base; [`Error::Forked`] in a child process.
     pub fn run(&self) -> Result<Exit, Error> {
         self.run_with(RunFlags::empty())
     }
@@ -101,6 +120,7 @@ impl EventBase {
                 why: "the loop is running already; a callback may not run it again",
             });
         }
+        LOOPS.set(LOOPS.get() + 1);
         let _running = Running(&self.0);
         self.0.stop.set(Stop::No);
         loop {
@@ -141,10 +161,8 @@ impl EventBase {
     /// Reports every turn to `hook`: how long the loop was busy and with how many completions.
     /// Costs two readings of the clock a turn.
     pub fn set_turn_hook(&self, hook: impl FnMut(&TurnInfo) + 'static) {
-        *self.0.turn_hook.borrow_mut() = Some(TurnHook {
-            call: Box::new(hook),
-            turn: None,
-        });
+        self.0.turn_hook.turn.set(None);
+        self.0.turn_hook.call.set(Box::new(hook));
     }
 
     /// One turn. False when nothing is left to wait for.
@@ -152,7 +170,7 @@ impl EventBase {
         let base = &*self.0;
         self.resume_suspended();
         self.start_dirty();
-        self.serve_starved();
+        self.serve_line();
         if self.is_idle() && !flags.contains(RunFlags::NO_EXIT_ON_EMPTY) {
             return Ok(false);
         }
@@ -171,25 +189,24 @@ impl EventBase {
             self.expire_timers();
         }
         self.run_fifo();
-        if let Some(hook) = &mut *base.turn_hook.borrow_mut() {
-            hook.turn = Some((base.now.get(), completions));
+        if base.turn_hook.call.is_set() {
+            base.turn_hook.turn.set(Some((base.now.get(), completions)));
         }
         Ok(true)
     }
 
     /// Tells the turn hook about the turn that ends here, just before the next enter.
     fn report_turn(&self) {
-        let taken = self.0.turn_hook.borrow_mut().take();
-        let Some(mut hook) = taken else { return };
-        if let Some((began, completions)) = hook.turn.take() {
-            let ended = self.with_driver(|driver| driver.now());
-            (hook.call)(&TurnInfo {
-                busy: Duration::from_nanos(ended.saturating_sub(began)),
-                completions,
-            });
-        }
-        // Unless the hook set another in its place.
-        self.0.turn_hook.borrow_mut().get_or_insert(hook);
+        let hook = &self.0.turn_hook;
+        let Some((began, completions)) = hook.turn.take() else {
+            return;
+        };
+        let ended = self.with_driver(|driver| driver.now());
+        let info = TurnInfo {
+            busy: Duration::from_nanos(ended.saturating_sub(began)),
+            completions,
+        };
+        hook.call.call(|hook| hook(&info));
     }
 
     /// Has every source that asked for it hand its I/O to the driver.
@@ -203,8 +220,12 @@ impl EventBase {
                 base: &self.0,
                 list: &mut list,
             };
-            while let Some(source) = left.list.pop() {
-                source.start_io(self);
+            while let Some(key) = left.list.pop() {
+                if let Some(source) = self.0.source_by(key)
+                    && source.registration().take_dirty()
+                {
+                    source.start_io(self);
+                }
             }
             drop(left);
             let mut dirty = self.0.dirty.borrow_mut();
@@ -219,58 +240,6 @@ impl EventBase {
         }
         let mut dirty = self.0.dirty.borrow_mut();
         dirty.splice(0..0, list);
-    }
-
-    /// Tops the receive window up, and lets readers that ran out of slots try again: each that
-    /// waits is served before any is served twice.
-    fn serve_starved(&self) {
-        if !self.0.starved.borrow().is_empty() {
-            self.want_slots();
-        }
-        let mut published = self.with_driver(|driver| {
-            let published = driver.refill();
-            let arena = driver.arena();
-            // A quarter in hand, and what one turn may take before this is looked at again.
-            let low = arena.available() < arena.max_slots() / 4 + 2 * published;
-            self.0.slots_low.set(low);
-            published
-        });
-        for reserve in [Offer::ReserveForTheIdle, Offer::ReserveForAny] {
-            let waiting = self.0.starved.borrow().len();
-            for _ in 0..waiting {
-                let offer = if published == 0 {
-                    reserve
-                } else {
-                    Offer::Window
-                };
-                let Some(source) = self.0.starved.borrow_mut().pop_front() else {
-                    return;
-                };
-                match Rc::clone(&source).slots_came_back(self, offer) {
-                    Feeding::Fed => published = published.saturating_sub(1),
-                    Feeding::Left => {}
-                    Feeding::Passed => self.0.starved.borrow_mut().push_back(source),
-                    Feeding::Dry => {
-                        self.0.starved.borrow_mut().push_front(source);
-                        return;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Slots that come back on another thread are to wake the loop, should it sleep for the lack of them.
-    #[cold]
-    fn want_slots(&self) {
-        let arena = self.with_driver(|driver| driver.shared_arena().cloned());
-        let Some(arena) = arena else { return };
-        if !arena.has_bell() {
-            match self.bell() {
-                Ok(bell) => arena.set_bell(bell),
-                Err(error) => log::warn!("slots that other threads return wake no loop: {error}"),
-            }
-        }
-        arena.want();
     }
 
     fn is_idle(&self) -> bool {
@@ -305,7 +274,8 @@ impl EventBase {
             .next()
             .unwrap_or(u64::MAX)
             .min(base.stop_at.get())
-            .min(base.groups.next_poll());
+            .min(base.groups.next_poll())
+            .min(base.quiet.next());
         if deadline == u64::MAX {
             return Wait::Until(None);
         }
@@ -330,12 +300,9 @@ impl EventBase {
                 }
                 return (handled, true);
             };
-            let source = base
-                .sources
-                .borrow()
-                .get(completion.token as usize)
-                .map(Rc::clone);
-            if let Some(source) = source {
+            let ours = completion.token >> 32 == u64::from(base.number);
+            debug_assert!(ours, "a completion came to a base that did not ask for it");
+            if ours && let Some(source) = base.source(completion.token as u32) {
                 source.completed(self, completion);
             }
             if base.stop.get() == Stop::Now {
@@ -363,11 +330,12 @@ impl EventBase {
             base.stop_at.set(u64::MAX);
             self.stop_after_turn();
         }
+        self.check_quiet();
         loop {
             let expired = base.timers.borrow_mut().expire(now);
-            let Some(token) = expired else { return };
-            let source = base.sources.borrow().get(token as usize).map(Rc::clone);
-            if let Some(source) = source {
+            let Some(key) = expired else { return };
+            if let Some(source) = base.source_by(key) {
+                source.registration().timer_seen(now);
                 source.timer_fired(self);
             }
             if base.stop.get() == Stop::Now {
@@ -376,9 +344,9 @@ impl EventBase {
         }
     }
 
-    /// Runs what is in the FIFO now, the most urgent queue first, and, where there is only one queue, of what these
-    /// callbacks queue in their turn as much as [`CALLBACKS_PER_TURN`] leaves room for: recursion is bounded, and the
-    /// kernel is not starved.
+    /// Runs what is in the FIFO now, the most urgent queue first, and, where there is only one
+    /// queue, of what these callbacks queue in their turn as much as [`CALLBACKS_PER_TURN`] leaves
+    /// room for: recursion is bounded, and the kernel is not starved.
     fn run_fifo(&self) {
         let base = &*self.0;
         let queues = base.fifo.borrow().len();
@@ -392,10 +360,14 @@ impl EventBase {
                 if base.stop.get() == Stop::Now {
                     return;
                 }
-                let Some(source) = base.fifo.borrow_mut()[priority].pop_front() else {
+                let Some(key) = base.fifo.borrow_mut()[priority].pop_front() else {
                     break;
                 };
-                source.deferred(self);
+                if let Some(source) = base.source_by(key)
+                    && source.registration().take_queued()
+                {
+                    source.deferred(self);
+                }
             }
             if ready != 0 && queues > 1 {
                 // Something more urgent may have become ready: look at the kernel first.
@@ -405,10 +377,11 @@ impl EventBase {
     }
 }
 
-/// Sources whose I/O is still to be begun, last first. Those that a panic in a callback leaves wait for the next turn.
+/// Sources whose I/O is still to be begun, last first. Those that a panic in a callback leaves wait
+/// for the next turn.
 struct Unstarted<'a> {
     base: &'a Base,
-    list: &'a mut Vec<Rc<dyn Source>>,
+    list: &'a mut Vec<Key>,
 }
 
 impl Drop for Unstarted<'_> {
@@ -426,6 +399,7 @@ struct Running<'a>(&'a Base);
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.0.running.set(false);
+        LOOPS.set(LOOPS.get() - 1);
     }
 }
 

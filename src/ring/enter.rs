@@ -2,6 +2,7 @@
 
 use super::caps::Cap;
 use super::{Errno, Ring};
+use crate::sys::pipe_shield::PipeShield;
 use crate::sys::uring;
 use std::io;
 use std::time::Duration;
@@ -111,11 +112,28 @@ impl Ring {
     ) -> Result<(), Errno> {
         self.counters.enters += 1;
         let flags = flags | self.enter_flags;
+        let _shield = match self.writes {
+            0 => self.shield.take(),
+            _ => self.shielded(),
+        };
         // SAFETY: the ring is ours and open; what its entries point to belongs to the table until their last
         // completion (I1, I2).
         let taken = unsafe { uring::enter(self.enter_fd, to_submit, want, flags, timeout) }?;
         self.counters.sqes += u64::from(taken);
         Ok(())
+    }
+
+    /// Keeps SIGPIPE from this thread while writes are in flight: for the one call where what they do
+    /// happens inside of it, or for longer.
+    #[cold]
+    fn shielded(&mut self) -> Option<PipeShield> {
+        if self.caps.has(Cap::DEFER_TASKRUN) {
+            return PipeShield::raise();
+        }
+        if self.shield.is_none() {
+            self.shield = PipeShield::raise();
+        }
+        None
     }
 
     /// What to do about an answer that is not success.

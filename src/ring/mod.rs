@@ -79,6 +79,7 @@ pub use window::DEFAULT_WINDOW;
 
 use crate::arena::{Arena, Piece};
 use crate::sys::fork::ForkGuard;
+use crate::sys::pipe_shield::PipeShield;
 use crate::sys::uring;
 use io_uring::{IoUring, squeue};
 use reap::{Batch, Cqe};
@@ -119,6 +120,11 @@ pub struct Ring {
     spent: Vec<Piece>,
     spare_pieces: Vec<Vec<Piece>>,
     counters: RingCounters,
+    /// Writes in flight: each may raise a SIGPIPE while the kernel is entered.
+    writes: u32,
+    /// Without [`Cap::DEFER_TASKRUN`] a write may go on at any return from the kernel, so this stays
+    /// until none is in flight.
+    shield: Option<PipeShield>,
     fork: ForkGuard,
     /// One thread submits, and the registered descriptor is known to that thread only.
     not_send: PhantomData<*mut ()>,
@@ -183,6 +189,8 @@ impl Ring {
             spent: Vec::new(),
             spare_pieces: Vec::new(),
             counters: RingCounters::default(),
+            writes: 0,
+            shield: None,
             fork: ForkGuard::new(),
             not_send: PhantomData,
         };

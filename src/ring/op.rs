@@ -114,7 +114,8 @@ pub enum Op {
         /// What to send.
         pieces: Pieces,
     },
-    /// Writes pieces in their order, for descriptors that are no sockets.
+    /// Writes pieces in their order, for descriptors that are no sockets. A pipe that nobody reads
+    /// gives `EPIPE`, and never a `SIGPIPE`.
     Write {
         /// A pipe, terminal or the like.
         fd: RawFd,

@@ -185,6 +185,8 @@ impl Ring {
         if !more {
             if Kind::is_multishot(id) {
                 self.counters.rearms += 1;
+            } else if Kind::of(id) == Kind::Write as u8 {
+                self.writes -= 1;
             }
             match self.table.remove(id) {
                 Held::Nothing | Held::Addr(_) => {}

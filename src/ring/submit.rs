@@ -244,6 +244,7 @@ impl Ring {
                 (Held::Gather(gather), entry)
             }
         };
+        self.writes += 1;
         self.start(Kind::Write, token, held, entry)
     }
 

@@ -108,12 +108,19 @@ impl End {
 
     /// Calls from within a closure that holds the input.
     fn within_a_buffer(self: &Rc<Self>) {
+        if self.holding.replace(true) {
+            // A filter called back from within the write below.
+            let second = self.bev.input().with(|_| ());
+            assert!(second.is_err(), "two hold one input");
+            return;
+        }
         let held = self.bev.input().with(|_input| {
             self.write(100);
             if self.scenario().dice.borrow_mut().percent(10) && !self.bev.is_freed() {
                 self.free();
             }
         });
+        self.holding.set(false);
         held.expect("nobody else holds it");
     }
 

@@ -5,7 +5,6 @@ use std::rc::{Rc, Weak};
 
 use super::scenario::Scenario;
 use crate::driver::sim::dice::{check_pattern, pattern_bytes};
-use crate::driver::sim::net::socket_of;
 use crate::event_base::Interest;
 use crate::{BufferEvent, EvBuffer, Events, FlushEnd, Handler};
 
@@ -39,6 +38,8 @@ pub(super) struct End {
     pub(super) hopeless: bool,
     /// The length up to which the input may be above the high mark: what it had when the mark was set.
     pub(super) slack: Cell<usize>,
+    /// A closure further up holds the input: whatever else needs it is refused.
+    pub(super) holding: Cell<bool>,
     /// Handlers set so far: only the last may be called.
     pub(super) handlers: Cell<u32>,
     pub(super) freed: Cell<bool>,
@@ -83,6 +84,7 @@ impl End {
             port: Cell::new(0),
             hopeless,
             slack: Cell::new(0),
+            holding: Cell::new(false),
             handlers: Cell::new(0),
             freed: Cell::new(false),
             closing: Cell::new(false),
@@ -124,7 +126,9 @@ impl End {
     }
 
     pub(super) fn socket(&self) -> Option<usize> {
-        self.bev.fd().map(socket_of)
+        let scenario = self.scenario();
+        let world = scenario.world.borrow();
+        self.bev.fd().map(|fd| world.net.socket_of(fd))
     }
 
     /// Whether calls still do something.
@@ -163,7 +167,7 @@ impl End {
 
     /// Takes up to `n` bytes from the input.
     pub(super) fn drain(&self, n: usize) {
-        if self.freed.get() {
+        if self.freed.get() || self.is_held() {
             return;
         }
         let how = self.scenario().dice.borrow_mut().range(0..4);
@@ -191,6 +195,16 @@ impl End {
         self.check(&bytes);
     }
 
+    /// Whether the input is in use, by a closure of this end's that is further up: then nobody else
+    /// may have it.
+    fn is_held(&self) -> bool {
+        if self.holding.get() {
+            let second = self.bev.input().with(|_| ());
+            assert!(second.is_err() || self.bev.is_freed(), "two hold one input");
+        }
+        self.holding.get()
+    }
+
     fn check(&self, bytes: &[u8]) {
         let at = self.read.get();
         check_pattern("an end", self.expects, at, bytes.iter().copied());
@@ -211,6 +225,9 @@ impl End {
 
     /// Writes back what came in.
     fn send_back(&self) {
+        if self.is_held() {
+            return;
+        }
         let seen = self.bev.input().with(|input| input.to_vec());
         let Ok(Ok(bytes)) = seen else { return };
         if self.shut.get() {
@@ -261,7 +278,11 @@ impl End {
     pub(super) fn shutdown(&self) {
         self.note("shutdown_write", &[]);
         self.shut.set(true);
-        self.bev.shutdown_write().expect("it is not freed");
+        match self.bev.shutdown_write() {
+            // A pipe that has both directions, as a terminal: it has no half-close.
+            Ok(()) | Err(crate::Error::Invalid { .. }) => {}
+            Err(error) => panic!("it is not freed: {error}"),
+        }
     }
 
     pub(super) fn close(self: &Rc<Self>, deadline: Option<std::time::Duration>) {

@@ -18,6 +18,7 @@
 //! | `end` | the user's side of one bufferevent: its callbacks and what they check |
 //! | `chaos` | random calls at random moments |
 //! | `joined` | relays |
+//! | `door` | a listener, and those who connect to it |
 //! | `limits` | rate limits, groups, and calls about them |
 //! | `instructions` | what a message costs, by callgrind |
 //! | `watch` | what moved, held against what the limits allow |
@@ -26,6 +27,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 mod chaos;
+mod door;
 mod end;
 mod instructions;
 mod joined;
@@ -37,6 +39,10 @@ use scenario::run;
 
 /// Seeds of an ordinary test run.
 const SEEDS: u64 = 2000;
+
+/// Whether who holds nothing must get all its bytes however many others sit on theirs. Without it
+/// everybody is excused while the memory is spent.
+const STRICT_STARVATION: bool = false;
 
 /// Failures after which a run stops.
 const MOST_FAILURES: u64 = 20;
@@ -55,6 +61,7 @@ fn sim_seeds() {
     }
     let first = number("EVRING_SIM_FIRST").unwrap_or(1);
     let last = first + number("EVRING_SIM_SEEDS").unwrap_or(SEEDS);
+    println!("seeds {first} to {}", last - 1);
     let (next, failures) = (AtomicU64::new(first), AtomicU64::new(0));
     let work = || {
         while failures.load(Ordering::Relaxed) < MOST_FAILURES {

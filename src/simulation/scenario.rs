@@ -4,6 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
+use super::STRICT_STARVATION;
+use super::door::Door;
 use super::end::{End, Finish};
 use super::joined::Joined;
 use super::limits::Limits;
@@ -27,6 +29,7 @@ pub(super) struct Scenario {
     pub(super) dice: RefCell<Dice>,
     pub(super) ends: RefCell<Vec<Rc<End>>>,
     joined: RefCell<Vec<Rc<Joined>>>,
+    pub(super) door: RefCell<Option<Rc<Door>>>,
     pub(super) limits: RefCell<Limits>,
     pub(super) calm: Cell<bool>,
     /// The base is to be dropped in the middle of it all.
@@ -39,11 +42,17 @@ pub(super) struct Scenario {
 /// Runs a seed to its end; the answer is the hash of its trace.
 pub(super) fn run(seed: u64, print: bool) -> u64 {
     let mut dice = Dice::new(seed);
-    let faults = if dice.percent(10) {
+    // What came later has dice of its own, so that seeds without it stay what they were.
+    let mut more_dice = Dice::new(seed ^ 0x0D00_5EED_0000_0000);
+    let mut faults = if dice.percent(10) {
         Faults::none()
     } else {
         Faults::draw(&mut dice)
     };
+    let has_door = more_dice.percent(20);
+    if faults.split + faults.lazy + faults.early + faults.spurious != 0 {
+        faults.draw_more(&mut more_dice);
+    }
     if print {
         eprintln!("{faults:?}");
     }
@@ -58,6 +67,7 @@ pub(super) fn run(seed: u64, print: bool) -> u64 {
         dice: RefCell::new(dice),
         ends: RefCell::default(),
         joined: RefCell::default(),
+        door: RefCell::default(),
         limits: RefCell::default(),
         calm: Cell::new(false),
         abrupt: Cell::new(false),
@@ -69,10 +79,14 @@ pub(super) fn run(seed: u64, print: bool) -> u64 {
     let weak_base = base.downgrade();
     base.set_turn_hook(move |_| {
         if let (Some(scenario), Some(base)) = (watched.upgrade(), weak_base.upgrade()) {
-            scenario.watch_limits(&EventBase(base));
+            scenario.watch_limits(&base);
         }
     });
     scenario.populate(&base);
+    if has_door {
+        let door = Door::make(&scenario, &base, more_dice);
+        *scenario.door.borrow_mut() = Some(door);
+    }
     scenario.schedule(&base);
     loop {
         let exit = base.run().expect("the loop runs");
@@ -329,6 +343,9 @@ impl Scenario {
         world.note("calm", &[]);
         world.calm();
         drop(world);
+        if let Some(door) = &*self.door.borrow() {
+            door.calm_down();
+        }
         let ends = self.ends.borrow().clone();
         for end in ends.iter().filter(|end| end.live()) {
             let both = Interest::READ | Interest::WRITE;
@@ -352,6 +369,10 @@ impl Scenario {
         for joined in &joined {
             joined.check(self);
         }
+        if let Some(door) = &*self.door.borrow() {
+            door.check(self);
+            door.close();
+        }
         for end in ends.iter().filter(|end| !end.bev.is_freed()) {
             end.free();
         }
@@ -362,7 +383,12 @@ impl Scenario {
 
     fn check(&self, end: &End) {
         let (starved, dry) = self.world.borrow().starvation();
-        if starved && (dry || !end.bev.output().is_empty()) {
+        let holds = holds(&end.bev);
+        let excused = match STRICT_STARVATION {
+            true => holds,
+            false => dry || !end.bev.output().is_empty(),
+        };
+        if starved && excused {
             // Those who hold the memory wait for those who need it.
             return;
         }
@@ -454,7 +480,10 @@ impl Scenario {
         let moves = well(end) && well(&peer);
         let both = Interest::READ | Interest::WRITE;
         let enabled = end.bev.enabled() & peer.bev.enabled() == both;
-        if !moves || !enabled || end.quieting.get() || peer.quieting.get() || self.starved() {
+        if !moves || !enabled || end.quieting.get() || peer.quieting.get() {
+            return;
+        }
+        if self.starved() && (!STRICT_STARVATION || holds(&end.bev)) {
             return;
         }
         let (read, written) = (end.read.get(), peer.written.get());
@@ -490,7 +519,9 @@ impl Scenario {
         self.forget_limits();
         let ends: Vec<Weak<End>> = self.ends.take().iter().map(Rc::downgrade).collect();
         self.joined.take();
+        self.door.take();
         drop(base);
+        world.borrow_mut().sweep();
         let left = ends.iter().filter(|end| end.strong_count() != 0).count();
         assert_eq!(left, 0, "callbacks outlive their base");
         let world = world.borrow();
@@ -507,6 +538,11 @@ impl Scenario {
             );
         }
     }
+}
+
+/// Whether some memory is spent on what it has received or is to send.
+pub(super) fn holds(bev: &BufferEvent) -> bool {
+    !bev.is_freed() && (!bev.input().is_empty() || !bev.output().is_empty())
 }
 
 /// A filter that changes every byte, the same way back; with the key 0 it passes them on.

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::BufferEvent;
-use crate::driver::sim::net::socket_of;
+use crate::driver::sim::net::numbered;
 use crate::driver::sim::{Move, SLOT_BYTES};
 use crate::rate_limit::{DEFAULT_MIN_SHARE, Direction, RateLimitConfig};
 
@@ -175,7 +175,7 @@ impl Watch {
     pub(super) fn look_again(&mut self) {
         let live = |(number, member): (usize, &Member)| {
             let fd = member.bev.fd().filter(|_| !member.bev.is_freed())?;
-            Some((socket_of(fd), number))
+            Some((numbered(fd), number))
         };
         self.sockets = self.members.iter().enumerate().filter_map(live).collect();
     }

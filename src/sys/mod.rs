@@ -15,6 +15,7 @@
 //! | `net` | sockets: create, bind, listen, options, shutdown |
 //! | `event` | eventfd: waking a thread that sleeps in its ring |
 //! | `fdio` | reading and writing descriptors at once, for buffers without a base |
+//! | `pipe_shield` | keeping `SIGPIPE` away from writes that nobody reads |
 //! | `find` | finding a byte, with what is fastest on the platform |
 //! | `signal` | signalfd and signal masks |
 //! | `time` | the monotonic clock |
@@ -33,6 +34,7 @@ pub mod fork;
 pub mod host;
 pub mod limits;
 pub mod net;
+pub(crate) mod pipe_shield;
 pub mod signal;
 pub mod time;
 pub(crate) mod uring;

@@ -151,6 +151,25 @@ pub fn set_v6_only(fd: RawFd, on: bool) -> io::Result<()> {
     set_int(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, i32::from(on))
 }
 
+/// Has a listener accept a connection only once it has sent something (`TCP_DEFER_ACCEPT`).
+pub(crate) fn set_defer_accept(fd: RawFd, on: bool) -> io::Result<()> {
+    set_int(fd, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, i32::from(on))
+}
+
+/// Bytes that the peer of a TCP connection has acknowledged so far (`tcpi_bytes_acked`, 4.1); `None`
+/// for anything else.
+pub(crate) fn bytes_acked(fd: RawFd) -> Option<u64> {
+    const PLACE: usize = 120;
+    let mut info = [0_u64; PLACE / 8 + 1];
+    let mut len = mem::size_of_val(&info) as libc::socklen_t;
+    let place = (&raw mut info).cast();
+    // SAFETY: the kernel writes at most `len` bytes into the array.
+    let ret =
+        unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, place, &raw mut len) };
+    let whole = ret == 0 && len as usize == mem::size_of_val(&info);
+    whole.then_some(info[PLACE / 8])
+}
+
 /// Sends small writes at once instead of gathering them (`TCP_NODELAY`).
 pub fn set_nodelay(fd: RawFd, on: bool) -> io::Result<()> {
     set_int(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, i32::from(on))

@@ -2,6 +2,10 @@
 
 use super::dice::Dice;
 
+/// Whether some seeds have receives that are not woken for a reset: only once the floor looks after
+/// connections that went quiet.
+const DEAF_TO_RESETS: bool = false;
+
 /// The vices of one seed. Chances are per thousand; each is zero in many seeds, so that faults are met
 /// alone as well as together.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +28,10 @@ pub(crate) struct Faults {
     pub(crate) no_memory: u32,
     /// The connection breaks (`ECONNRESET`, `ETIMEDOUT`) when an operation looks at it.
     pub(crate) broken: u32,
+    /// No descriptor is left for a connection that is accepted.
+    pub(crate) no_descriptor: u32,
+    /// A multishot receive that takes the bytes before a reset is not woken for the reset (Linux 6.18).
+    pub(crate) deaf_to_resets: u32,
     /// Completions that can be reaped after one enter.
     pub(crate) budget: usize,
     /// Slots in the window.
@@ -48,11 +56,22 @@ impl Faults {
             data_before_cancel: dice.pick(&[0, 300, 1000]),
             no_memory: dice.pick(&[0, 0, 0, 0, 0, 3, 20]),
             broken: dice.pick(&[0, 0, 0, 0, 0, 3, 15]),
+            no_descriptor: 0,
+            deaf_to_resets: 0,
             budget: dice.pick(&[usize::MAX, usize::MAX, 20, 3, 1]),
             window: dice.pick(&[1, 1, 2, 4, 16]),
             slots: dice.pick(&[1, 2, 3, 8, 64, 512]),
             latency: dice.pick(&[0, 0, 50_000, 3_000_000, 200_000_000]),
             oversleep: dice.pick(&[0, 0, 50_000, 5_000_000]),
+        }
+    }
+
+    /// The vices that came later. They have dice of their own, so that older seeds stay what they were.
+    pub(crate) fn draw_more(&mut self, dice: &mut Dice) {
+        self.no_descriptor = dice.pick(&[0, 0, 100, 500]);
+        let deaf = dice.pick(&[0, 0, 300, 1000]);
+        if DEAF_TO_RESETS {
+            self.deaf_to_resets = deaf;
         }
     }
 
@@ -68,6 +87,8 @@ impl Faults {
             data_before_cancel: 0,
             no_memory: 0,
             broken: 0,
+            no_descriptor: 0,
+            deaf_to_resets: 0,
             budget: usize::MAX,
             window: 16,
             slots: 512,

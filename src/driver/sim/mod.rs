@@ -10,6 +10,7 @@
 //! | `dice` | randomness, the trace, the bytes of a stream |
 //! | `faults` | what goes wrong, drawn per seed |
 //! | `socket`, `net` | connections, what is under way on them |
+//! | `listen` | ports, backlogs, and the descriptors of what is accepted |
 //! | `remote` | scripted peers |
 //! | `world` | operations, completions, the clock |
 
@@ -19,16 +20,19 @@ use std::rc::Rc;
 
 pub(crate) mod dice;
 mod faults;
+mod listen;
 pub(crate) mod net;
 pub(crate) mod remote;
 pub(crate) mod socket;
 mod world;
 
-use super::{Completion, Driver, Op, OpId, Wait};
-use crate::arena::{Arena, ArenaConfig, Piece};
-use crate::ring::{Cap, Caps, CapsMask, RingCounters};
-use crate::sys::Errno;
+use super::Wait;
+use super::{Completion, Descriptor, Driver, HangUp, Op, OpId, SEND_PIECES, SendHow, SocketOption};
+use crate::arena::{Arena, ArenaConfig};
+use crate::evbuffer::EvBuffer;
+use crate::ring::{Cap, Caps, CapsMask, Pieces, RingCounters};
 use crate::sys::host::Release;
+use crate::sys::{Errno, SockAddr};
 pub(crate) use faults::Faults;
 pub(crate) use world::{Move, World};
 
@@ -65,6 +69,19 @@ impl Sim {
 impl Driver for Sim {
     fn push(&mut self, token: u64, op: Op) -> OpId {
         self.world.borrow_mut().push(token, op)
+    }
+
+    fn send(
+        &mut self,
+        token: u64,
+        fd: i32,
+        output: &EvBuffer,
+        most: usize,
+        how: SendHow,
+    ) -> (OpId, usize) {
+        let mut pieces = Vec::new();
+        let bytes = output.gather(most, SEND_PIECES, &mut pieces);
+        (self.push(token, how.op(fd, Pieces::from(pieces))), bytes)
     }
 
     fn cancel(&mut self, op: OpId) {
@@ -104,17 +121,50 @@ impl Driver for Sim {
         self.world.borrow().in_flight()
     }
 
-    fn take_pieces(&mut self) -> Vec<Piece> {
-        Vec::new()
-    }
-
-    fn give_pieces(&mut self, pieces: Vec<Piece>) {
-        drop(pieces);
-    }
-
-    fn socket(&mut self, family: i32) -> io::Result<i32> {
+    fn socket(&mut self, family: i32, kind: i32) -> io::Result<i32> {
+        assert_eq!(kind, libc::SOCK_STREAM, "not simulated");
         let socket = self.world.borrow_mut().new_socket(family);
         Ok(net::fd_of(socket))
+    }
+
+    fn bind(&mut self, fd: i32, addr: &SockAddr) -> io::Result<()> {
+        let bound = self.world.borrow_mut().bind(fd, addr);
+        bound.map_err(io::Error::from)
+    }
+
+    fn listen(&mut self, fd: i32, backlog: i32) -> io::Result<()> {
+        self.world.borrow_mut().listen(fd, backlog);
+        Ok(())
+    }
+
+    fn set_option(&mut self, fd: i32, option: SocketOption) -> io::Result<()> {
+        let set = self.world.borrow_mut().set_option(fd, option);
+        set.map_err(io::Error::from)
+    }
+
+    fn local_addr(&self, fd: i32) -> io::Result<SockAddr> {
+        Ok(self.world.borrow().net.local_addr(fd))
+    }
+
+    fn peer_addr(&self, fd: i32) -> io::Result<SockAddr> {
+        let addr = self.world.borrow().net.peer_addr(fd);
+        addr.map_err(io::Error::from)
+    }
+
+    fn describe(&self, fd: i32) -> Descriptor {
+        self.world.borrow().net.describe(fd)
+    }
+
+    fn hang_up(&self, fd: i32) -> HangUp {
+        self.world.borrow().net.hang_up(fd)
+    }
+
+    fn readable_bytes(&self, fd: i32) -> usize {
+        self.world.borrow().net.readable_bytes(fd)
+    }
+
+    fn acked(&self, fd: i32) -> Option<u64> {
+        self.world.borrow().net.acked(fd)
     }
 
     fn shutdown_write(&mut self, fd: i32) -> io::Result<()> {
@@ -139,5 +189,6 @@ impl Driver for Sim {
         for &fd in descriptors {
             world.close(fd);
         }
+        world.sweep();
     }
 }

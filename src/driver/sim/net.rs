@@ -1,20 +1,28 @@
 //! The simulated network: sockets, what is under way between them, and the scripted peers.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use super::dice::{Dice, Trace};
+use super::listen::Handed;
 use super::remote::{Finish, Remote};
 use super::socket::{Kind, Packet, Socket};
-use crate::sys::Errno;
+use crate::driver::{Descriptor, HangUp};
+use crate::sys::{Errno, SockAddr};
 
 /// The first simulated descriptor: no process has so many real ones.
 const FIRST_FD: i32 = 1 << 28;
+
+/// Ports from here on belong to connections; those below are for listening.
+const FIRST_EPHEMERAL_PORT: u16 = 32_768;
 
 /// What a connect to a port meets.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Target {
     /// This socket, which waits at the other end.
     Accepts(usize),
+    /// This listening socket.
+    Listens(usize),
     /// An error, at once or later.
     Refuses(i32),
     /// Nobody.
@@ -24,7 +32,11 @@ pub(crate) enum Target {
 #[derive(Debug)]
 pub(crate) struct Net {
     pub(super) sockets: Vec<Socket>,
-    ports: BTreeMap<u16, Target>,
+    pub(super) ports: BTreeMap<u16, Target>,
+    /// Connections that scripted peers make: when, who, where to.
+    pub(super) dials: Vec<(u64, usize, u16)>,
+    /// Accepted connections, by socket.
+    pub(super) handed: BTreeMap<usize, Handed>,
     /// Nanoseconds that a packet is under way at most.
     latency: u64,
     calm: bool,
@@ -35,10 +47,16 @@ pub(crate) fn fd_of(socket: usize) -> i32 {
     FIRST_FD + i32::try_from(socket).expect("a scenario has few sockets")
 }
 
-/// The socket of a descriptor.
-pub(crate) fn socket_of(fd: i32) -> usize {
+/// The socket of a descriptor that was not accepted.
+pub(crate) fn numbered(fd: i32) -> usize {
     let index = fd.checked_sub(FIRST_FD).filter(|index| *index >= 0);
-    index.expect("a simulated descriptor") as usize
+    index.expect("a descriptor that was not accepted") as usize
+}
+
+/// The address of an end that has no port of its own.
+fn address_of(port: Option<u16>, socket: usize) -> SockAddr {
+    let port = port.unwrap_or(FIRST_EPHEMERAL_PORT + socket as u16);
+    SockAddr::from(SocketAddr::from(([127, 0, 0, 1], port)))
 }
 
 impl Net {
@@ -46,6 +64,8 @@ impl Net {
         Net {
             sockets: Vec::new(),
             ports: BTreeMap::new(),
+            dials: Vec::new(),
+            handed: BTreeMap::new(),
             latency,
             calm: false,
         }
@@ -79,9 +99,22 @@ impl Net {
         target.unwrap_or(Target::Refuses(libc::ECONNREFUSED))
     }
 
+    /// The socket behind a descriptor.
+    pub(crate) fn socket_of(&self, fd: i32) -> usize {
+        match fd.checked_sub(FIRST_FD).filter(|index| *index >= 0) {
+            Some(index) => index as usize,
+            None => self.handed_as(fd).expect("a simulated descriptor"),
+        }
+    }
+
+    /// Whether a descriptor is a simulated one.
+    pub(super) fn knows(&self, fd: i32) -> bool {
+        fd >= FIRST_FD || self.handed_as(fd).is_some()
+    }
+
     /// The open socket behind a descriptor.
     pub(super) fn index(&self, fd: i32) -> usize {
-        let index = socket_of(fd);
+        let index = self.socket_of(fd);
         assert!(
             self.sockets[index].open,
             "descriptor {index} is used after close"
@@ -108,12 +141,14 @@ impl Net {
             let remote = s.remote.as_ref().filter(|_| s.open && s.connected)?;
             Some(remote.state.next_at).filter(|at| *at != u64::MAX)
         });
-        wires.map(|(at, _)| *at).chain(peers).min()
+        let dials = self.dials.iter().map(|(at, _, _)| *at);
+        wires.map(|(at, _)| *at).chain(peers).chain(dials).min()
     }
 
     /// Lets all that is due by `now` happen.
     pub(super) fn advance(&mut self, now: u64, dice: &mut Dice, trace: &mut Trace) {
         while self.next_event().is_some_and(|at| at <= now) {
+            self.dial_due(now, dice, trace);
             for socket in 0..self.sockets.len() {
                 while let Some(packet) = self.sockets[socket].arrival(now) {
                     self.arrive(socket, packet, now, dice, trace);
@@ -146,6 +181,7 @@ impl Net {
             Packet::Data(_) if socket.dead => {}
             Packet::Data(bytes) => {
                 trace.note(now, "  data arrives", &[to as u64, bytes.len() as u64]);
+                socket.delivered += bytes.len() as u64;
                 socket.arrived.extend(bytes);
             }
             Packet::Fin => {
@@ -228,15 +264,70 @@ impl Net {
     pub(super) fn close(&mut self, socket: usize, now: u64, dice: &mut Dice) {
         let this = &mut self.sockets[socket];
         this.open = false;
+        if this.backlog.is_some() {
+            return self.end_listening(socket, now, dice);
+        }
         let unread = !this.arrived.is_empty() || this.wire_bytes != 0;
         this.arrived.clear();
         if this.dead {
             return;
         }
-        if unread && this.kind != Kind::Plain {
+        if (unread || this.resets_on_close) && this.kind != Kind::Plain {
             self.post(socket, Packet::Reset, now, dice);
         } else if !std::mem::replace(&mut this.fin_sent, true) {
             self.post(socket, Packet::Fin, now, dice);
+        }
+    }
+
+    // What a driver tells of descriptors.
+
+    pub(super) fn describe(&self, fd: i32) -> Descriptor {
+        match self.sockets[self.index(fd)].kind {
+            Kind::Plain => Descriptor {
+                family: None,
+                readable: true,
+                writable: true,
+                regular: false,
+            },
+            kind => Descriptor::socket(kind.family()),
+        }
+    }
+
+    pub(super) fn hang_up(&self, fd: i32) -> HangUp {
+        let at = self.index(fd);
+        let socket = &self.sockets[at];
+        let over = match socket.kind {
+            Kind::Inet => socket.fin_arrived && socket.fin_sent,
+            Kind::Unix | Kind::Plain => socket.fin_arrived && self.peer_is_gone(at),
+        };
+        match (socket.error, over || socket.dead) {
+            (Some(_), _) => HangUp::Failed,
+            (None, true) => HangUp::Ended,
+            (None, false) => HangUp::None,
+        }
+    }
+
+    pub(super) fn readable_bytes(&self, fd: i32) -> usize {
+        self.sockets[self.index(fd)].arrived.len()
+    }
+
+    pub(super) fn acked(&self, fd: i32) -> Option<u64> {
+        let socket = &self.sockets[self.index(fd)];
+        let peer = socket.peer.filter(|_| socket.kind == Kind::Inet)?;
+        Some(self.sockets[peer].delivered)
+    }
+
+    pub(super) fn local_addr(&self, fd: i32) -> SockAddr {
+        let at = self.index(fd);
+        address_of(self.sockets[at].port, at)
+    }
+
+    /// All of them are at one address, and only their ports differ.
+    pub(super) fn peer_addr(&self, fd: i32) -> Result<SockAddr, Errno> {
+        let socket = &self.sockets[self.index(fd)];
+        match socket.peer.filter(|_| !socket.dead) {
+            Some(peer) => Ok(address_of(self.sockets[peer].port, peer)),
+            None => Err(Errno::from_raw(libc::ENOTCONN)),
         }
     }
 

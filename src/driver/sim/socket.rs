@@ -63,6 +63,14 @@ pub(crate) struct Socket {
     /// Bytes handed to receives, bytes taken from sends.
     pub(super) received: u64,
     pub(super) sent: u64,
+    /// Bytes that came over the wire, received or not.
+    pub(super) delivered: u64,
+    /// Connections that wait to be accepted, and how many may; if it listens.
+    pub(super) backlog: Option<(usize, VecDeque<usize>)>,
+    /// Where it is bound.
+    pub(super) port: Option<u16>,
+    /// Close resets the connection.
+    pub(super) resets_on_close: bool,
     /// Who plays this end, if it is not the base under test.
     pub(super) remote: Option<Box<Remote>>,
 }
@@ -84,6 +92,10 @@ impl Socket {
             error: None,
             received: 0,
             sent: 0,
+            delivered: 0,
+            backlog: None,
+            port: None,
+            resets_on_close: false,
             remote: None,
         }
     }
@@ -123,6 +135,11 @@ impl Socket {
         }
         self.wire.clear();
         self.wire_bytes = 0;
+    }
+
+    /// Whether it was broken by its peer, and nobody was told.
+    pub(super) fn is_reset(&self) -> bool {
+        self.kind == Kind::Inet && self.dead && self.error.is_some()
     }
 
     /// Whether a receive has something to tell.

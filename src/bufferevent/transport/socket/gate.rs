@@ -5,7 +5,11 @@
 
 use std::rc::Rc;
 
-use super::Inner;
+use super::Socket;
+use super::quiet::Listed;
+use super::receive::Receiving;
+use crate::bufferevent::machine::Machine;
+use crate::bufferevent::shell::Cx;
 use crate::driver::Completion;
 use crate::error::Error;
 use crate::event_base::groups::GroupPort;
@@ -34,10 +38,10 @@ const UNTIL_TOLD: u64 = u64::MAX;
 
 /// The limits of one bufferevent.
 #[derive(Debug, Default)]
-pub(super) struct Limits {
-    pub(super) limiter: Limiter,
+pub(in crate::bufferevent) struct Limits {
+    pub(in crate::bufferevent) limiter: Limiter,
     /// Of the group that it is in.
-    pub(super) port: Option<Rc<GroupPort>>,
+    pub(in crate::bufferevent) port: Option<Rc<GroupPort>>,
     read: Gate,
     write: Gate,
     /// The socket was readable when it was looked at last: the next receive will not wait.
@@ -50,7 +54,7 @@ pub(super) struct Limits {
 
 /// One direction.
 #[derive(Debug, Default)]
-pub(super) struct Gate {
+pub(in crate::bufferevent) struct Gate {
     /// Of the operation in flight.
     grant: Option<Grant>,
     /// Do not ask for budget before; 0: ask.
@@ -61,7 +65,7 @@ pub(super) struct Gate {
 
 /// How to receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Receive {
+pub(in crate::bufferevent) enum Receive {
     /// Not now.
     Wait,
     /// Not before the socket is readable.
@@ -76,9 +80,10 @@ pub(super) enum Receive {
 }
 
 /// What the socket asks before it pushes an operation, and tells afterwards.
-impl Inner {
-    /// How to receive, `bytes` at most until the next launch (0: no bound); `multishot`: if that can be.
-    pub(super) fn gate_receive(&self, base: &EventBase, multishot: bool, bytes: u32) -> Receive {
+impl Socket {
+    /// How to receive, `bytes` at most until the next launch (0: no bound); `multishot`: if that
+    /// can be.
+    pub(super) fn gate_receive(&self, cx: &Cx<'_>, multishot: bool, bytes: u32) -> Receive {
         let mut slot = self.limits.borrow_mut();
         let Some(limits) = slot.as_deref_mut() else {
             return Receive::Launch {
@@ -92,19 +97,19 @@ impl Inner {
             0 => MOST_BYTES,
             bytes => bytes.min(MOST_BYTES),
         };
-        let answer = limits.launch_receive(base, multishot, wanted);
-        self.tell_core(base, Interest::READ, limits.read.suspended);
+        let answer = limits.launch_receive(cx.base, multishot, wanted);
+        suspend(cx, Interest::READ, limits.read.suspended);
         answer
     }
 
     /// How much of `bytes` to send now; none: the direction is suspended.
-    pub(super) fn gate_send(&self, base: &EventBase, bytes: usize) -> Option<usize> {
+    pub(super) fn gate_send(&self, cx: &Cx<'_>, bytes: usize) -> Option<usize> {
         let mut slot = self.limits.borrow_mut();
         let Some(limits) = slot.as_deref_mut() else {
             return Some(bytes);
         };
-        let launched = limits.launch(base, Direction::Write, Demand::ready(bytes));
-        self.tell_core(base, Interest::WRITE, limits.write.suspended);
+        let launched = limits.launch(cx.base, Direction::Write, Demand::ready(bytes));
+        suspend(cx, Interest::WRITE, limits.write.suspended);
         match launched {
             Launch::Granted(grant) => {
                 let granted = grant.bytes();
@@ -116,67 +121,70 @@ impl Inner {
     }
 
     /// A receive completed, or a part of it.
-    pub(super) fn settle_receive(&self, base: &EventBase, completion: &Completion) {
+    pub(super) fn settle_receive(&self, cx: &Cx<'_>, completion: &Completion) {
         if let Some(limits) = self.limits.borrow_mut().as_deref_mut() {
-            // Without a slot a receive ends once there is something to receive: to ask as if there were
-            // nothing would be answered with a poll, over and over.
-            let no_slot = matches!(completion.result, Err(errno) if errno.raw() == libc::ENOBUFS);
+            // Without a slot a receive ends once there is something to receive: to ask as if
+            // there were nothing would be answered with a poll, over and over.
+            let no_slot =
+                matches!(completion.result, Err(errno) if errno.raw() == libc::ENOBUFS);
             limits.readable = completion.sock_nonempty || no_slot;
             if let Ok(moved @ 1..) = completion.result {
                 limits.last_bytes = if moved < limits.most_bytes { moved } else { 0 };
             }
-            limits.settle(base, Direction::Read, completion);
+            limits.settle(cx.base, Direction::Read, completion);
         }
     }
 
     /// A send completed.
-    pub(super) fn settle_send(&self, base: &EventBase, completion: &Completion) {
+    pub(super) fn settle_send(&self, cx: &Cx<'_>, completion: &Completion) {
         if let Some(limits) = self.limits.borrow_mut().as_deref_mut() {
-            limits.settle(base, Direction::Write, completion);
+            limits.settle(cx.base, Direction::Write, completion);
         }
     }
 
-    /// The poll that the gate asked for ended. What was found, if not data, the receive will tell.
-    pub(super) fn polled(&self, readable: bool) {
+    /// The poll that the gate asked for ended.
+    pub(super) fn note_readable(&self, readable: bool) {
         if let Some(limits) = self.limits.borrow_mut().as_deref_mut() {
             limits.readable = readable;
         }
     }
 
     /// No receive was launched after all: there was no slot for it.
-    pub(super) fn return_receive(&self, base: &EventBase) {
+    pub(super) fn return_receive(&self, cx: &Cx<'_>) {
         if let Some(limits) = self.limits.borrow_mut().as_deref_mut()
             && let Some(grant) = limits.read.grant.take()
         {
-            limits
-                .limiter
-                .complete(Direction::Read, grant, 0, base.now());
+            let now = cx.now();
+            limits.limiter.complete(Direction::Read, grant, 0, now);
         }
     }
 
     /// The operations in flight concern this bufferevent no longer.
-    pub(super) fn forget_grants(&self, base: &EventBase) {
+    pub(in crate::bufferevent) fn forget_grants(&self, cx: &Cx<'_>) {
         let mut slot = self.limits.borrow_mut();
         let Some(limits) = slot.as_deref_mut() else {
             return;
         };
         for direction in [Direction::Read, Direction::Write] {
             if let Some(grant) = limits.gate(direction).grant.take() {
-                limits.limiter.complete(direction, grant, 0, base.now());
+                limits.limiter.complete(direction, grant, 0, cx.now());
             }
         }
         limits.readable = false;
     }
 
     /// The port of its group, if it is in one, on a base that it is about to move to.
-    pub(super) fn port_on(&self, base: &EventBase) -> Result<Option<Rc<GroupPort>>, Error> {
+    pub(in crate::bufferevent) fn port_on(
+        &self,
+        base: &EventBase,
+    ) -> Result<Option<Rc<GroupPort>>, Error> {
         let limits = self.limits.borrow();
         let group = limits.as_ref().and_then(|limits| limits.limiter.group());
         group.map(|group| base.group_port(&group)).transpose()
     }
 
-    /// It has moved there: wakes come by that port from now on.
-    pub(super) fn move_limits(&self, port: Option<Rc<GroupPort>>) {
+    /// It has moved there, as `member` of its group: wakes come by that port from now on.
+    pub(super) fn move_limits(&self, port: Option<Rc<GroupPort>>, member: u64) {
         let mut slot = self.limits.borrow_mut();
         let Some(limits) = slot.as_deref_mut() else {
             return;
@@ -184,7 +192,7 @@ impl Inner {
         if let Some(port) = &port
             && limits
                 .limiter
-                .join(port.port(), u64::from(self.token.get()))
+                .join(port.port(), member)
                 .is_err()
         {
             // Dissolved: it limits nobody any more.
@@ -195,21 +203,34 @@ impl Inner {
         limits.write.closed_until = 0;
     }
 
+    /// It lives on another base now, with nothing in flight.
+    pub(in crate::bufferevent) fn moved(&self, port: Option<Rc<GroupPort>>, member: u64) {
+        self.receiving.set(Receiving::Idle);
+        self.listed.set(Listed::Not);
+        self.move_limits(port, member);
+    }
+
     /// A paused receive gives its share of a group back.
-    pub(super) fn withdraw_paused_receive(&self, base: &EventBase) {
-        if self.holds_paused_share() {
-            self.socket.stop_receive(base);
+    pub(super) fn withdraw_paused_receive(&self, cx: &Cx<'_>) {
+        if self.holds_paused_share() && !self.wants_receive(cx) {
+            self.stop_receive(cx);
         }
     }
 
-    /// Brings the limits in line with what is wanted now; when to look again, `u64::MAX`: not by time.
-    pub(super) fn sync_limits(self: &Rc<Self>, base: &EventBase) -> u64 {
+    /// Brings the limits in line with what is wanted now; when to look again, `u64::MAX`: not by
+    /// time.
+    pub(super) fn settle_limits(
+        &self,
+        cx: &Cx<'_>,
+        machine: &mut Machine,
+        output: usize,
+    ) -> u64 {
         let mut slot = self.limits.borrow_mut();
         let Some(limits) = slot.as_deref_mut() else {
             return u64::MAX;
         };
-        let reads = self.wants_receive();
-        let writes = self.core.borrow().wants_write(self.output_len());
+        let reads = self.receive_is_wanted(cx.shell().life(), machine);
+        let writes = machine.wants_write(output);
         let mut next = u64::MAX;
         for (direction, interest, wants) in [
             (Direction::Read, Interest::READ, reads),
@@ -219,21 +240,21 @@ impl Inner {
                 limits.limiter.stop(direction);
                 let gate = limits.gate(direction);
                 (gate.closed_until, gate.suspended) = (0, false);
-                self.tell_core(base, interest, false);
+                machine.suspend(interest, false, cx.now());
             }
             let until = limits.gate(direction).closed_until;
             next = next.min(if until == 0 { u64::MAX } else { until });
         }
         drop(slot);
-        if self.holds_paused_share() {
+        if self.holds_paused_share() && !reads {
             // At the end of the turn, unless the pause is over by then.
-            self.mark_dirty(base);
+            cx.mark_dirty();
         }
         next
     }
 
     /// Time has passed: directions whose own bucket is filled again get their turn.
-    pub(super) fn expire_limits(&self, base: &EventBase, now: u64) {
+    pub(super) fn expire_limits(&self, cx: &Cx<'_>, now: u64) {
         let mut slot = self.limits.borrow_mut();
         let Some(limits) = slot.as_deref_mut() else {
             return;
@@ -242,32 +263,26 @@ impl Inner {
             let gate = limits.gate(direction);
             if (1..=now).contains(&gate.closed_until) {
                 gate.closed_until = 0;
-                base.resume_later(Resumed {
-                    token: u64::from(self.token.get()),
+                cx.base.resume_later(Resumed {
+                    token: cx.shell().reg.key().to_bits(),
                     direction,
                 });
             }
         }
     }
 
-    /// The budget of a suspended direction came back: launch again.
-    pub(super) fn reopen(self: &Rc<Self>, base: &EventBase, direction: Direction) {
+    /// The budget of a suspended direction came back.
+    pub(super) fn reopen_gate(&self, direction: Direction) {
         if let Some(limits) = self.limits.borrow_mut().as_deref_mut() {
             limits.gate(direction).closed_until = 0;
         }
-        self.mark_dirty(base);
     }
 
-    /// Leaves the group and forgets the limits.
-    pub(super) fn drop_limits(&self) {
-        let limits = self.limits.take();
-        drop(limits);
-    }
-
-    /// Changes the limits by way of `change`, and has everything launched again under the new ones.
-    pub(super) fn change_limits(
-        self: &Rc<Self>,
-        base: &EventBase,
+    /// Changes the limits by way of `change`, and has everything launched again under the new
+    /// ones.
+    pub(in crate::bufferevent) fn change_limits(
+        &self,
+        cx: &Cx<'_>,
         change: impl FnOnce(&mut Limits) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let mut slot = self.limits.borrow_mut();
@@ -281,37 +296,34 @@ impl Inner {
         if limits.limiter.is_unlimited() {
             // With it go the grants: what they were taken from is gone, or left.
             *slot = None;
-            self.tell_core(base, Interest::READ | Interest::WRITE, false);
+            suspend(cx, Interest::READ | Interest::WRITE, false);
         }
         drop(slot);
         changed?;
         // What is in flight was bounded by the limits of before.
-        self.socket.stop_receive(base);
-        self.mark_dirty(base);
-        self.sync(base);
+        self.stop_receive(cx);
+        cx.mark_dirty();
         Ok(())
     }
 
-    /// A time-out does not run while a limit is what it waits for.
-    fn tell_core(&self, base: &EventBase, interest: Interest, suspended: bool) {
-        let mut core = self.core.borrow_mut();
-        core.suspend(interest, suspended, base.now());
-    }
-
-    /// A receive that nobody wants now holds bytes that other members could use.
+    /// A receive may hold bytes that other members could use.
     fn holds_paused_share(&self) -> bool {
         let limits = self.limits.borrow();
-        limits
+        let shared = limits
             .as_deref()
-            .is_some_and(|limits| limits.limiter.is_member() && limits.read.grant.is_some())
-            && self.socket.receiving()
-            && !self.socket.is_stopping()
-            && !self.wants_receive()
+            .is_some_and(|limits| limits.limiter.is_member() && limits.read.grant.is_some());
+        shared && matches!(self.receiving.get(), Receiving::Armed(_) | Receiving::Polling(_))
     }
 }
 
+/// A time-out does not run while a limit is what it waits for.
+fn suspend(cx: &Cx<'_>, interest: Interest, suspended: bool) {
+    let now = cx.now();
+    cx.machine_mut().suspend(interest, suspended, now);
+}
+
 impl Limits {
-    pub(super) fn gate(&mut self, direction: Direction) -> &mut Gate {
+    pub(in crate::bufferevent) fn gate(&mut self, direction: Direction) -> &mut Gate {
         match direction {
             Direction::Read => &mut self.read,
             Direction::Write => &mut self.write,
@@ -425,7 +437,7 @@ impl Limits {
 
 impl Gate {
     /// Bytes that the operation in flight may still move.
-    pub(super) fn granted(&self) -> u32 {
+    pub(in crate::bufferevent) fn granted(&self) -> u32 {
         self.grant.as_ref().map_or(0, Grant::bytes)
     }
 }

@@ -1,11 +1,12 @@
 //! The simulated kernel: operations in flight, completions, and the clock.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::OwnedFd;
 
 use super::dice::{Dice, Trace};
 use super::faults::Faults;
-use super::net::{Net, Target, fd_of};
-use super::socket::{Kind, Packet};
+use super::net::{Net, Target};
+use super::socket::Kind;
 use crate::arena::{Arena, Piece, Slot};
 use crate::driver::{Completion, Op, OpId, Wait};
 use crate::ring::RingCounters;
@@ -19,6 +20,9 @@ const MOST_ENTERS: u64 = 300_000;
 
 /// Nanoseconds that a connect takes at most.
 const MOST_CONNECT_NS: u64 = 300_000_000;
+
+mod descriptors;
+mod ops;
 
 #[derive(Debug)]
 pub(crate) struct World {
@@ -63,6 +67,8 @@ struct Entry {
     stage: Stage,
     /// Bytes moved by a send, or since a receive was armed.
     moved: usize,
+    /// A receive that took the bytes before a reset, and is not woken for it.
+    deaf: bool,
     /// When a connect ends.
     due: u64,
 }
@@ -131,13 +137,17 @@ impl World {
         let id = self.next_id;
         self.next_id += 1;
         let (name, fd) = name_of(&op);
-        if !is_foreign(fd) {
+        if self.net.knows(fd) {
             let socket = self.net.index(fd);
             let same = self
                 .ops
                 .values()
                 .filter(|entry| name_of(&entry.op) == (name, fd));
-            assert_eq!(same.count(), 0, "two of {name} on socket {socket} (I4)");
+            let polls = matches!(op, Op::Poll { .. });
+            assert!(
+                polls || same.count() == 0,
+                "two of {name} on socket {socket} (I4)"
+            );
             self.note(name, &[id, socket as u64]);
         }
         let entry = Entry {
@@ -146,6 +156,7 @@ impl World {
             queued_at: self.now,
             stage: Stage::Queued,
             moved: 0,
+            deaf: false,
             due: 0,
         };
         self.ops.insert(id, entry);
@@ -245,8 +256,16 @@ impl World {
         connects.chain(self.net.next_event()).min()
     }
 
+    /// What a cancelled receive is told that was not woken for it.
+    fn error_behind(&mut self, fd: Option<i32>) -> Errno {
+        let at = fd.map(|fd| self.net.index(fd));
+        let error = at.and_then(|at| self.net.sockets[at].error.take());
+        error.unwrap_or(Errno::CANCELED)
+    }
+
     /// Has everything go as far as it can.
     fn pump(&mut self) {
+        self.sweep();
         self.net.advance(self.now, &mut self.dice, &mut self.trace);
         self.settle_cancels();
         let begun = |(id, entry): (&u64, &Entry)| (entry.stage == Stage::Begun).then_some(*id);
@@ -283,8 +302,10 @@ impl World {
                 continue;
             };
             let is_send = matches!(entry.op, Op::Send { .. } | Op::Write { .. });
+            let deaf = entry.deaf.then_some(name_of(&entry.op).1);
             let result = match (is_send, entry.moved) {
                 (true, moved) if moved != 0 => Ok(moved as u32),
+                _ if deaf.is_some() => Err(self.error_behind(deaf)),
                 _ => Err(Errno::CANCELED),
             };
             self.finish(id, result);
@@ -297,7 +318,8 @@ impl World {
             return;
         };
         let (_, fd) = name_of(&entry.op);
-        if is_foreign(fd) {
+        if !self.net.knows(fd) {
+            // A real one, by which other threads wake the base. None does.
             return;
         }
         let at = self.net.index(fd);
@@ -310,208 +332,8 @@ impl World {
             Op::Send { .. } | Op::Write { .. } => self.send(id, at),
             Op::Connect { .. } => self.connect(id, at),
             Op::Poll { .. } => self.poll(id, at),
+            Op::Accept { .. } => self.accept(id, at),
             other => panic!("not simulated: {other:?}"),
-        }
-    }
-
-    /// A fault that ends an operation with an error.
-    fn misfortune(&mut self, at: usize) -> Option<Errno> {
-        if self.dice.permille(self.faults.no_memory) {
-            return Some(Errno::from_raw(libc::ENOMEM));
-        }
-        if self.dice.permille(self.faults.broken) {
-            let errno = self.dice.pick(&[libc::ECONNRESET, libc::ETIMEDOUT]);
-            self.net.reset(at, errno);
-        }
-        None
-    }
-
-    fn receive(&mut self, id: u64, at: usize) {
-        if !self.net.sockets[at].readable() {
-            return;
-        }
-        if let Some(errno) = self.misfortune(at) {
-            return self.finish(id, Err(errno));
-        }
-        if self.dice.permille(self.faults.spurious) {
-            let errno = self
-                .dice
-                .pick(&[libc::ECANCELED, libc::EINTR, libc::EAGAIN]);
-            self.idle_enters = 0;
-            return self.finish(id, Err(Errno::from_raw(errno)));
-        }
-        loop {
-            let available = self.net.sockets[at].arrived.len();
-            let entry = self.ops.get_mut(&id).expect("looked up by the caller");
-            let own_slot = !matches!(entry.op, Op::Recv { .. });
-            if available == 0 {
-                let socket = &mut self.net.sockets[at];
-                let no_slot = !own_slot && self.window.is_empty();
-                if no_slot && socket.readable() && self.dice.percent(50) {
-                    // The kernel picks a buffer before it looks.
-                    return self.finish(id, Err(Errno::NOBUFS));
-                }
-                match socket.error.take() {
-                    Some(errno) => self.finish(id, Err(errno)),
-                    None if socket.fin_arrived || socket.dead => self.finish(id, Ok(0)),
-                    None => {}
-                }
-                return;
-            }
-            let (slot, most, multishot, limit) = match entry.op {
-                Op::Recv {
-                    multishot,
-                    max_len,
-                    arm_limit,
-                    ..
-                } => {
-                    let Some(slot) = self.window.pop() else {
-                        self.counters.enobufs += 1;
-                        return self.finish(id, Err(Errno::NOBUFS));
-                    };
-                    (slot, max_len, multishot, arm_limit as usize)
-                }
-                Op::RecvSlot { max_len, .. } | Op::Read { max_len, .. } => {
-                    (take_slot(entry), max_len, false, 0)
-                }
-                ref other => unreachable!("no receive: {other:?}"),
-            };
-            let most = match most {
-                0 => slot.capacity(),
-                most => slot.capacity().min(most as usize),
-            };
-            // A single receive stands in for one with a limit.
-            let most = match limit {
-                limit if limit != 0 && !multishot => most.min(limit),
-                _ => most,
-            };
-            let mut n = available.min(most);
-            if self.dice.permille(self.faults.split) {
-                n = self.dice.part(n);
-            }
-            let bytes = self.net.take(at, n, self.now, &mut self.dice);
-            self.log_move(id, at, false, n);
-            let entry = self.ops.get_mut(&id).expect("still there");
-            entry.moved += n;
-            let spent = limit != 0 && entry.moved >= limit;
-            let more = multishot && !spent && !self.dice.permille(self.faults.end_multishot);
-            self.complete(id, Ok(n as u32), more, Some(slot.filled_with(&bytes)));
-            if !more {
-                return;
-            }
-            if self.dice.permille(self.faults.split) {
-                // The rest another time.
-                return;
-            }
-        }
-    }
-
-    fn send(&mut self, id: u64, at: usize) {
-        let entry = &self.ops[&id];
-        let (pieces, wait_all) = match &entry.op {
-            Op::Send {
-                pieces, wait_all, ..
-            } => (pieces, *wait_all),
-            Op::Write { pieces, .. } => (pieces, false),
-            other => unreachable!("no send: {other:?}"),
-        };
-        let (moved, total) = (entry.moved, pieces.bytes());
-        assert_ne!(total, 0, "an empty send");
-        let socket = &mut self.net.sockets[at];
-        assert!(!socket.fin_sent, "a send behind the end of the stream");
-        let gone = socket.dead || self.net.peer_is_gone(at);
-        if gone {
-            let told = self.net.sockets[at].error;
-            let result = match (moved, told) {
-                (0, Some(errno)) => {
-                    self.net.sockets[at].error = None;
-                    Err(errno)
-                }
-                (0, None) => Err(Errno::from_raw(libc::EPIPE)),
-                (moved, _) => Ok(moved as u32),
-            };
-            return self.finish(id, result);
-        }
-        let mut n = self.net.room_to_send(at).min(total - moved);
-        if n == 0 {
-            return;
-        }
-        if self.dice.permille(self.faults.split) {
-            n = self.dice.part(n);
-        }
-        let bytes = range_of(pieces.as_slice(), moved, n);
-        if moved == 0
-            && let Some(errno) = self.misfortune(at)
-        {
-            return self.finish(id, Err(errno));
-        }
-        self.idle_enters = 0;
-        let packet = Packet::Data(bytes);
-        self.net.post(at, packet, self.now, &mut self.dice);
-        self.net.sockets[at].sent += n as u64;
-        self.log_move(id, at, true, n);
-        let entry = self.ops.get_mut(&id).expect("looked up above");
-        entry.moved += n;
-        let moved = entry.moved;
-        if moved == total || !wait_all {
-            self.finish(id, Ok(moved as u32));
-        }
-    }
-
-    fn meets(&self, addr: &crate::sys::SockAddr) -> Target {
-        let port = addr.to_socket_addr().map_or(0, |addr| addr.port());
-        self.net.target(port)
-    }
-
-    fn connect(&mut self, id: u64, at: usize) {
-        let Op::Connect { addr, .. } = &self.ops[&id].op else {
-            return;
-        };
-        if self.ops[&id].due > self.now {
-            return;
-        }
-        match self.meets(addr) {
-            Target::Silent => {}
-            Target::Refuses(errno) => self.finish(id, Err(Errno::from_raw(errno))),
-            Target::Accepts(peer) if self.net.sockets[peer].peer.is_some() => {
-                // It has one connection to give.
-                self.finish(id, Err(Errno::from_raw(libc::ECONNREFUSED)));
-            }
-            Target::Accepts(peer) if !self.net.sockets[peer].open => {
-                self.finish(id, Err(Errno::from_raw(libc::ECONNREFUSED)));
-            }
-            Target::Accepts(peer) => {
-                self.net.sockets[at].kind = self.net.sockets[peer].kind;
-                self.net.join(at, peer);
-                self.finish(id, Ok(0));
-            }
-        }
-    }
-
-    fn poll(&mut self, id: u64, at: usize) {
-        let Op::Poll { events, .. } = self.ops[&id].op else {
-            return;
-        };
-        let socket = &self.net.sockets[at];
-        let ready = match events as i16 {
-            libc::POLLIN => socket.readable(),
-            _ => socket.connected || socket.error.is_some(),
-        };
-        if ready {
-            self.finish(id, Ok(events));
-        }
-    }
-
-    fn log_move(&mut self, op: u64, socket: usize, write: bool, bytes: usize) {
-        if let Some(moves) = &mut self.moves {
-            moves.push(Move {
-                at: self.now,
-                socket,
-                write,
-                bytes: bytes as u64,
-                op,
-                queued_at: self.ops[&op].queued_at,
-            });
         }
     }
 
@@ -520,6 +342,17 @@ impl World {
     }
 
     fn complete(&mut self, id: u64, result: Result<u32, Errno>, more: bool, buffer: Option<Piece>) {
+        self.bring(id, result, more, buffer, None);
+    }
+
+    fn bring(
+        &mut self,
+        id: u64,
+        result: Result<u32, Errno>,
+        more: bool,
+        buffer: Option<Piece>,
+        accepted: Option<OwnedFd>,
+    ) {
         let entry = self.ops.get_mut(&id).expect("only what lives completes");
         assert_ne!(entry.stage, Stage::Done, "an operation ends once (I2)");
         if !more {
@@ -543,7 +376,7 @@ impl World {
             // The kernel may say so; it need not.
             sock_nonempty: more_waits && self.dice.percent(70),
             zc_copied: false,
-            accepted: None,
+            accepted,
         };
         let number = match result {
             Ok(n) => u64::from(n),
@@ -576,43 +409,16 @@ impl World {
 
     /// Operations on simulated descriptors that were not reaped.
     pub(super) fn in_flight(&self) -> usize {
-        let ours = |entry: &&Entry| !is_foreign(name_of(&entry.op).1);
+        let ours = |entry: &&Entry| self.net.knows(name_of(&entry.op).1);
         self.ops.values().filter(ours).count()
     }
 
-    pub(super) fn new_socket(&mut self, family: i32) -> usize {
-        let capacity = self.dice.pick(&[100, 5000, 70_000]);
-        let kind = Kind::of_family(family);
-        self.net.socket(kind, capacity)
-    }
-
-    pub(super) fn shutdown_write(&mut self, fd: i32) -> Result<(), Errno> {
-        let socket = self.net.index(fd);
-        self.note("shutdown", &[socket as u64]);
-        let sends = |entry: &&Entry| matches!(&entry.op, Op::Send { fd: on, .. } | Op::Write { fd: on, .. } if *on == fd);
-        assert_eq!(
-            self.ops.values().filter(sends).count(),
-            0,
-            "the end of the stream overtakes a send on socket {socket}"
-        );
-        self.net.shutdown(socket, self.now, &mut self.dice)
-    }
-
-    pub(super) fn take_error(&mut self, fd: i32) -> Option<Errno> {
-        let socket = self.net.index(fd);
-        self.net.sockets[socket].error.take()
-    }
-
-    pub(super) fn close(&mut self, fd: i32) {
-        let socket = self.net.index(fd);
-        self.note("close", &[socket as u64]);
-        let on_it = |entry: &&Entry| name_of(&entry.op).1 == fd;
-        assert_eq!(
-            self.ops.values().filter(on_it).count(),
-            0,
-            "socket {socket} is closed under its operations (I6)"
-        );
-        self.net.close(socket, self.now, &mut self.dice);
+    /// Closes the connections whose descriptors the program has dropped.
+    pub(crate) fn sweep(&mut self) {
+        for socket in self.net.dropped() {
+            self.note("  dropped", &[socket as u64]);
+            self.net.close(socket, self.now, &mut self.dice);
+        }
     }
 
     /// Everything in flight ends, and its memory with it.
@@ -630,44 +436,12 @@ impl World {
 
     /// Whether readers have to wait for memory, and whether even the reserved slot is in some buffer.
     pub(crate) fn starvation(&self) -> (bool, bool) {
-        let stats = self.arena.stats();
-        let starved = self.window.is_empty() && stats.slots_live >= stats.slots_max;
-        (starved, stats.slots_live > stats.slots_max)
+        let starved = self.window.is_empty() && self.arena.available() == 0;
+        (starved, starved && !self.arena.has_reserve())
     }
 
     pub(crate) fn arena(&self) -> &Arena {
         &self.arena
-    }
-}
-
-/// A real descriptor: the one by which other threads wake the base. None does.
-fn is_foreign(fd: i32) -> bool {
-    fd < fd_of(0)
-}
-
-/// The part of `pieces` from `skip` on, `n` bytes.
-fn range_of(pieces: &[Piece], skip: usize, n: usize) -> Vec<u8> {
-    let bytes = pieces.iter().flat_map(|piece| piece.iter().copied());
-    bytes.skip(skip).take(n).collect()
-}
-
-/// An operation's own slot, for the completion that ends it.
-fn take_slot(entry: &mut Entry) -> Slot {
-    let (_, fd) = name_of(&entry.op);
-    let op = std::mem::replace(
-        &mut entry.op,
-        Op::Recv {
-            fd,
-            multishot: false,
-            max_len: 0,
-            arm_limit: 0,
-            bundle: false,
-            poll_first: false,
-        },
-    );
-    match op {
-        Op::RecvSlot { slot, .. } | Op::Read { slot, .. } => slot,
-        other => unreachable!("no slot of its own: {other:?}"),
     }
 }
 

@@ -3,11 +3,20 @@
 //! What happened comes in through `handle_*`, what the user wants through commands, each with
 //! the buffer's length and the time where they matter. What is to be done is asked for:
 //! `wants_*` says whether an operation should be in flight, `deadline` when to look at the
-//! time again, `take_after` which callbacks are due. Every flavour drives the same machine.
+//! time again, `take_after` which callbacks are due. Every transport drives the same machine.
 
 use super::types::{Events, Options};
 use crate::event_base::Interest;
 use crate::sys::Errno;
+
+mod due;
+mod ending;
+mod half;
+
+use due::Due;
+pub(super) use due::Stage;
+pub(super) use ending::{Facts, Life, Step, step};
+use half::Half;
 
 /// What stands behind the bufferevent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,78 +40,73 @@ pub(super) enum Fin {
     Sent,
 }
 
-/// Callbacks that are due.
-#[derive(Clone, Copy, Debug, Default)]
-struct Pending {
-    read: bool,
-    write: bool,
-    events: Events,
+/// Who above keeps it from reading.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Hold {
+    #[default]
+    Free,
+    /// A filter that takes no more. It reads on later, and gets every byte.
+    Filter,
+    /// A relay whose other side does not keep up. It is told of a broken connection at once: it
+    /// then gives up what waits, and the memory with it.
+    Relay,
 }
 
-/// One direction.
-#[derive(Clone, Copy, Debug, Default)]
-struct Half {
-    low: usize,
-    /// Zero: no high mark.
-    high: usize,
-    /// Nanoseconds; zero: none.
-    timeout: u64,
-    /// The last time that the timer was restarted.
-    since: u64,
-}
-
-/// The stages of a run of callbacks, in the order in which they come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Stage {
-    Connected,
-    Read,
-    Write,
-    Events,
+/// How a stream ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StreamEnd {
+    Eof,
+    Error(Errno),
 }
 
 /// The machine. Lengths are in bytes, times in nanoseconds of the driver's clock.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Core {
+pub(super) struct Machine {
     rd: Half,
     wr: Half,
+    due: Due,
+    /// Triggered to run from the FIFO; joins `due` there.
+    later: Due,
     /// 0: none.
     errno: i32,
-    pending: Pending,
-    /// Triggered to run from the FIFO; joins `pending` there.
-    later: Pending,
+    /// The end of what is received, known but not to be told now.
+    end: Option<StreamEnd>,
     pub(super) options: Options,
     enabled: Interest,
     link: Link,
     fin: Fin,
-    /// The input reached its high mark and has not been drained below it.
-    full: bool,
-    /// A filter above does not want more.
-    held: bool,
-    /// Reading was finished for good.
-    finished_reading: bool,
-    /// WRITE was enabled by a call and the write callback for it is still owed.
-    write_owed: bool,
     /// Directions that a rate limit holds up.
     suspended: Interest,
+    hold: Hold,
+    /// The input reached its high mark and has not been drained below it.
+    full: bool,
+    /// Reading was finished for good.
+    finished_reading: bool,
+    /// The end of the stream was told, and nothing else is known since.
+    at_end: bool,
+    /// WRITE was enabled by a call, and the write callback for it is still to come.
+    write_event_due: bool,
 }
 
-impl Core {
+impl Machine {
     pub(super) fn new(options: Options, link: Link) -> Self {
-        Core {
+        Machine {
             rd: Half::default(),
             wr: Half::default(),
+            due: Due::default(),
+            later: Due::default(),
             errno: 0,
-            pending: Pending::default(),
-            later: Pending::default(),
+            end: None,
             options,
             enabled: Interest::WRITE,
             link,
             fin: Fin::Open,
-            full: false,
-            held: false,
-            finished_reading: false,
-            write_owed: false,
             suspended: Interest::empty(),
+            hold: Hold::Free,
+            full: false,
+            finished_reading: false,
+            at_end: false,
+            write_event_due: false,
         }
     }
 
@@ -112,9 +116,18 @@ impl Core {
     pub(super) fn wants_read(&self) -> bool {
         self.enabled.contains(Interest::READ)
             && !self.full
-            && !self.held
+            && self.hold == Hold::Free
             && !self.finished_reading
             && self.link == Link::Up
+    }
+
+    /// Whether it reads, but for a mark, a limit or whoever is above: then a broken connection is
+    /// looked for.
+    pub(super) fn is_paused(&self) -> bool {
+        self.enabled.contains(Interest::READ)
+            && !self.finished_reading
+            && self.link == Link::Up
+            && self.end.is_none()
     }
 
     /// Whether a send should be under way.
@@ -130,80 +143,68 @@ impl Core {
         }
     }
 
+    /// How much may leave before the write callback is due, or all of it.
+    pub(super) fn before_low_mark(&self, output: usize) -> usize {
+        match output.saturating_sub(self.wr.low) {
+            0 => output,
+            above => above,
+        }
+    }
+
     /// Whether the sending direction is to be ended now.
     pub(super) fn fin_due(&self, output: usize) -> bool {
         self.fin == Fin::Wanted && output == 0 && self.link == Link::Up
     }
 
-    /// Whether a write callback is owed for an explicit enable, and can be paid.
-    pub(super) fn write_due(&self, output: usize) -> bool {
-        self.write_owed && output == 0 && self.link == Link::Up
+    /// Whether a write callback is due for an explicit enable, and can be made.
+    pub(super) fn write_event_due(&self, output: usize) -> bool {
+        self.write_event_due && output == 0 && self.link == Link::Up
     }
 
     /// When the earliest time-out is, if one runs.
     pub(super) fn deadline(&self, output: usize) -> Option<u64> {
-        let read = self.reads_timed().then(|| due(&self.rd));
-        let write = self.writes_timed(output).then(|| due(&self.wr));
+        if !self.is_timed() {
+            return None;
+        }
+        let read = self.reads_timed().then(|| self.rd.due());
+        let write = self.writes_timed(output).then(|| self.wr.due());
         read.into_iter().chain(write).min()
     }
 
-    /// Takes the first stage of the callbacks that are due, of those that come after `last` in a run.
+    /// Takes the first stage of the callbacks that are due, of those after `last` in a run.
     pub(super) fn take_after(&mut self, last: Option<Stage>) -> Option<(Stage, Events)> {
-        let pending = &mut self.pending;
-        let connected = pending.events & Events::CONNECTED;
-        if last.is_none() && !connected.is_empty() {
-            pending.events.remove(connected);
-            return Some((Stage::Connected, connected));
-        }
-        if last < Some(Stage::Read) && std::mem::take(&mut pending.read) {
-            return Some((Stage::Read, Events::empty()));
-        }
-        if last < Some(Stage::Write) && std::mem::take(&mut pending.write) {
-            return Some((Stage::Write, Events::empty()));
-        }
-        if last < Some(Stage::Events) && !pending.events.is_empty() {
-            return Some((Stage::Events, std::mem::take(&mut pending.events)));
-        }
-        None
+        self.due.take_after(last)
     }
 
-    /// Whether all that is due comes after `stage` in a run of callbacks, and so within the run that is there.
-    pub(super) fn pending_after(&self, stage: Stage) -> bool {
-        let pending = &self.pending;
-        let earliest = if pending.events.contains(Events::CONNECTED) {
-            Stage::Connected
-        } else if pending.read {
-            Stage::Read
-        } else if pending.write {
-            Stage::Write
-        } else {
-            Stage::Events
-        };
-        earliest > stage
+    /// Whether all that is due comes after `stage` in a run of callbacks.
+    pub(super) fn due_after(&self, stage: Stage) -> bool {
+        self.due.all_after(stage)
     }
 
-    pub(super) fn has_pending(&self) -> bool {
-        self.pending.read || self.pending.write || !self.pending.events.is_empty()
+    pub(super) fn has_due(&self) -> bool {
+        !self.due.is_empty()
     }
 
-    /// Reading is over, for this connection. The end of the stream is not to be told any more, should it be due.
+    /// Reading is over, for this connection. The end of the stream is not told any more, should
+    /// it be due.
     pub(super) fn finish_reading(&mut self) {
         self.finished_reading = true;
         self.enabled.remove(Interest::READ);
-        if self.pending.events.contains(Events::EOF) {
-            self.pending.events.remove(Events::READING | Events::EOF);
+        self.end = None;
+        if self.due.events.contains(Events::EOF) {
+            self.due.events.remove(Events::READING | Events::EOF);
         }
     }
 
-    pub(super) fn clear_pending(&mut self) {
-        self.pending = Pending::default();
-        self.later = Pending::default();
+    pub(super) fn clear_due(&mut self) {
+        self.due = Due::default();
+        self.later = Due::default();
     }
 
     /// The FIFO has come to what was triggered for it.
     pub(super) fn handle_deferred(&mut self) {
         let later = std::mem::take(&mut self.later);
-        self.trigger(later.read, later.write, later.events);
+        self.due.add(later.read, later.write, later.events);
     }
 
     // What happened.
@@ -211,26 +212,63 @@ impl Core {
     /// Bytes were appended to the input, which is now `input` long.
     pub(super) fn handle_received(&mut self, input: usize, now: u64) {
         self.rd.since = now;
-        self.pending.read |= input >= self.rd.low;
+        self.at_end = false;
+        self.due.read |= input >= self.rd.read_mark();
         self.full = self.room(input) == 0;
     }
 
-    /// The peer ended its direction, and all before it was shown.
-    pub(super) fn handle_eof(&mut self) {
+    /// The stream that is read ended, and all before it was shown.
+    pub(super) fn handle_end(&mut self, end: StreamEnd) {
         self.enabled.remove(Interest::READ);
-        self.pending.events |= Events::READING | Events::EOF;
+        self.at_end = true;
+        match end {
+            StreamEnd::Eof => self.due.events |= Events::READING | Events::EOF,
+            StreamEnd::Error(errno) => self.fail(Events::READING | Events::ERROR, errno),
+        }
     }
 
-    pub(super) fn handle_read_error(&mut self, errno: Errno) {
-        self.enabled.remove(Interest::READ);
-        self.fail(Events::READING | Events::ERROR, errno);
+    /// The stream ended, but that is not to be told before reading goes on.
+    pub(super) fn keep_end(&mut self, end: StreamEnd) {
+        self.end.get_or_insert(end);
+    }
+
+    /// Shows an end that was kept, if reading goes on; whether it did.
+    pub(super) fn show_end(&mut self) -> bool {
+        if self.end.is_none() || !self.wants_read() {
+            return false;
+        }
+        if let Some(end) = self.end.take() {
+            self.handle_end(end);
+        }
+        true
+    }
+
+    /// The same for one that reads but for a mark or whoever is above: all before the end was
+    /// shown to it.
+    pub(super) fn show_end_of_paused(&mut self) {
+        if self.enabled.contains(Interest::READ)
+            && !self.finished_reading
+            && let Some(end) = self.end.take()
+        {
+            self.handle_end(end);
+        }
+    }
+
+    /// Whether an end waits to be told.
+    pub(super) fn keeps_end(&self) -> bool {
+        self.end.is_some()
+    }
+
+    /// Whether the stream whose end was told goes on after all: another descriptor.
+    pub(super) fn is_open_again(&self) -> bool {
+        !self.at_end
     }
 
     /// Bytes left the output, which is now `output` long.
     pub(super) fn handle_sent(&mut self, output: usize, now: u64) {
         self.wr.since = now;
-        self.write_owed = false;
-        self.pending.write |= output <= self.wr.low;
+        self.write_event_due = false;
+        self.due.write |= output <= self.wr.low;
     }
 
     pub(super) fn handle_write_error(&mut self, errno: Errno) {
@@ -242,7 +280,7 @@ impl Core {
         self.link = Link::Up;
         self.rd.since = now;
         self.wr.since = now;
-        self.pending.events |= Events::CONNECTED;
+        self.due.events |= Events::CONNECTED;
     }
 
     pub(super) fn handle_connect_error(&mut self, errno: Errno) {
@@ -250,10 +288,10 @@ impl Core {
         self.fail(Events::ERROR, errno);
     }
 
-    /// The owed write callback of an explicit enable.
+    /// The write callback for an explicit enable, or for whoever waits for what is below.
     pub(super) fn handle_writable(&mut self) {
-        self.write_owed = false;
-        self.pending.write = true;
+        self.write_event_due = false;
+        self.due.write = true;
     }
 
     /// An event of the bufferevent below, which holds for this one as well.
@@ -266,34 +304,39 @@ impl Core {
                 self.enabled.remove(Interest::WRITE);
             }
         }
-        self.pending.events |= events;
+        self.due.events |= events;
         if events.contains(Events::ERROR) {
             self.errno = errno.map_or(0, Errno::raw);
         }
     }
 
-    /// Time has passed: whether reading timed out.
-    pub(super) fn handle_read_time(&mut self, now: u64) -> bool {
-        let late = self.reads_timed() && due(&self.rd) <= now;
-        if late {
-            self.enabled.remove(Interest::READ);
-            self.pending.events |= Events::READING | Events::TIMEOUT;
-        }
-        late
+    /// Time has passed: whether reading is late. `handle_read_timeout` makes it a time-out.
+    pub(super) fn read_is_late(&self, now: u64) -> bool {
+        self.reads_timed() && self.rd.due() <= now
     }
 
-    /// Time has passed: whether writing, or the connect, timed out.
-    pub(super) fn handle_write_time(&mut self, output: usize, now: u64) -> bool {
-        let late = self.writes_timed(output) && due(&self.wr) <= now;
-        if late {
-            self.enabled.remove(Interest::WRITE);
-            self.write_owed = false;
-            self.pending.events |= Events::WRITING | Events::TIMEOUT;
-            if self.link == Link::Connecting {
-                self.link = Link::Failed;
-            }
+    pub(super) fn handle_read_timeout(&mut self) {
+        self.enabled.remove(Interest::READ);
+        self.due.events |= Events::READING | Events::TIMEOUT;
+    }
+
+    /// Time has passed: whether writing, or the connect, is late.
+    pub(super) fn write_is_late(&self, output: usize, now: u64) -> bool {
+        self.writes_timed(output) && self.wr.due() <= now
+    }
+
+    pub(super) fn handle_write_timeout(&mut self) {
+        self.enabled.remove(Interest::WRITE);
+        self.write_event_due = false;
+        self.due.events |= Events::WRITING | Events::TIMEOUT;
+        if self.link == Link::Connecting {
+            self.link = Link::Failed;
         }
-        late
+    }
+
+    /// Bytes moved that no completion tells of: the write timer starts again.
+    pub(super) fn handle_progress(&mut self, now: u64) {
+        self.wr.since = now;
     }
 
     /// The input's length changed by the user's hand. Says whether reading may go on that
@@ -321,15 +364,49 @@ impl Core {
         }
         if interest.contains(Interest::WRITE) {
             self.wr.since = now;
-            self.write_owed = true;
+            self.write_event_due = true;
         }
     }
 
+    /// An end of the stream that is due and not told yet waits until READ is enabled again.
     pub(super) fn disable(&mut self, interest: Interest) {
         self.enabled.remove(interest);
         if interest.contains(Interest::WRITE) {
-            self.write_owed = false;
+            self.write_event_due = false;
         }
+        if interest.contains(Interest::READ) {
+            self.withdraw_end();
+        }
+    }
+
+    fn withdraw_end(&mut self) {
+        let events = self.due.events;
+        if events.contains(Events::READING | Events::EOF) {
+            self.due.events.remove(Events::READING | Events::EOF);
+            self.end = Some(StreamEnd::Eof);
+        } else if events.contains(Events::READING | Events::ERROR)
+            && !events.contains(Events::WRITING)
+        {
+            self.due.events.remove(Events::READING | Events::ERROR);
+            self.end = Some(StreamEnd::Error(Errno::from_raw(self.errno)));
+        }
+    }
+
+    /// A close begins: only what is buffered still matters, and the write time-out with it.
+    pub(super) fn close(&mut self, now: u64) {
+        self.end = None;
+        self.enabled = Interest::empty();
+        self.enable(Interest::WRITE, now);
+        let write_timeout = self.wr.timeout;
+        self.set_timeouts(0, write_timeout, now);
+        if self.fin == Fin::Open {
+            self.fin = Fin::Wanted;
+        }
+    }
+
+    /// Whether WRITE is disabled: of a close, that writing failed or timed out.
+    pub(super) fn write_is_off(&self) -> bool {
+        !self.enabled.contains(Interest::WRITE)
     }
 
     /// A rate limit holds directions up, or no longer does, which restarts their time-outs.
@@ -348,16 +425,20 @@ impl Core {
         }
     }
 
-    /// A filter above takes no more, or does again; says whether reading resumes with it.
-    pub(super) fn hold_read(&mut self, hold: bool) -> bool {
-        let resumed = self.held && !hold;
-        self.held = hold;
+    /// Somebody above takes no more, or does again; says whether reading resumes with it.
+    pub(super) fn hold_read(&mut self, hold: Hold) -> bool {
+        let resumed = self.hold != Hold::Free && hold == Hold::Free;
+        self.hold = hold;
         resumed && self.wants_read()
     }
 
+    pub(super) fn hold(&self) -> Hold {
+        self.hold
+    }
+
     /// A new descriptor with WRITE enabled: its first readiness is told, as after an enable.
-    pub(super) fn owe_write(&mut self) {
-        self.write_owed = self.enabled.contains(Interest::WRITE);
+    pub(super) fn expect_write_event(&mut self) {
+        self.write_event_due = self.enabled.contains(Interest::WRITE);
     }
 
     /// Whether the output is above its high mark.
@@ -365,9 +446,9 @@ impl Core {
         self.wr.high != 0 && output > self.wr.high
     }
 
-    /// No write callback is owed for an enable: nothing can ever become writable.
-    pub(super) fn forgive_write(&mut self) {
-        self.write_owed = false;
+    /// No write callback is due for an enable: nothing can ever become writable.
+    pub(super) fn cancel_write_event(&mut self) {
+        self.write_event_due = false;
     }
 
     /// How much the output may still take from a filter above; `None`: no bound.
@@ -393,6 +474,11 @@ impl Core {
 
     pub(super) fn timeouts(&self) -> (u64, u64) {
         (self.rd.timeout, self.wr.timeout)
+    }
+
+    /// When a byte moved last, or a timer was restarted, in either direction.
+    pub(super) fn moved_at(&self) -> u64 {
+        self.rd.since.max(self.wr.since)
     }
 
     /// Sets the marks; answers as [`handle_input_changed`](Self::handle_input_changed).
@@ -425,13 +511,22 @@ impl Core {
         (half.low, half.high)
     }
 
+    /// The length at which the read callback is due.
+    pub(super) fn read_mark(&self) -> usize {
+        self.rd.read_mark()
+    }
+
+    /// Another descriptor, or none: what was known of the old connection is over.
     pub(super) fn set_link(&mut self, link: Link, now: u64) {
         self.link = link;
         self.finished_reading = false;
+        self.end = None;
+        self.at_end = false;
         self.rd.since = now;
         self.wr.since = now;
         if self.fin == Fin::Sent {
-            // That was another connection. One that is wanted, but not sent yet, is for this one.
+            // A FIN already sent belonged to the old connection; one still wanted applies to the
+            // new.
             self.fin = Fin::Open;
         }
     }
@@ -454,19 +549,17 @@ impl Core {
 
     /// Makes callbacks due as if something had happened.
     pub(super) fn trigger(&mut self, read: bool, write: bool, events: Events) {
-        self.pending.read |= read;
-        self.pending.write |= write;
-        self.pending.events |= events;
+        self.due.add(read, write, events);
     }
 
-    /// As [`trigger`](Self::trigger), but from the FIFO: not within a run of callbacks that is under way.
+    /// As [`trigger`](Self::trigger), but from the FIFO: not within a run of callbacks that is
+    /// under way.
     pub(super) fn trigger_later(&mut self, read: bool, write: bool, events: Events) {
-        self.later.read |= read;
-        self.later.write |= write;
-        self.later.events |= events;
+        self.later.add(read, write, events);
     }
 
-    /// Whether the input is at its high mark and the user reads (the read callback may be called again).
+    /// Whether the input is at its high mark and the user reads (the read callback may be called
+    /// again).
     pub(super) fn is_full(&self) -> bool {
         self.full && self.enabled.contains(Interest::READ)
     }
@@ -475,24 +568,22 @@ impl Core {
         self.rd.timeout != 0
             && self.enabled.contains(Interest::READ)
             && !self.full
-            && !self.held
+            && self.hold == Hold::Free
+            && self.link != Link::Failed
             && !self.suspended.contains(Interest::READ)
     }
 
     fn writes_timed(&self, output: usize) -> bool {
         self.wr.timeout != 0
+            && self.link != Link::Failed
             && (self.link == Link::Connecting
                 || (self.enabled.contains(Interest::WRITE)
                     && !self.suspended.contains(Interest::WRITE)
-                    && (output != 0 || self.write_owed)))
+                    && (output != 0 || self.write_event_due)))
     }
 
     fn fail(&mut self, events: Events, errno: Errno) {
-        self.pending.events |= events;
+        self.due.events |= events;
         self.errno = errno.raw();
     }
-}
-
-fn due(half: &Half) -> u64 {
-    half.since.saturating_add(half.timeout)
 }

@@ -1,0 +1,360 @@
+//! The one receive of a socket: how it is armed, and what it brings.
+
+use super::Socket;
+use super::gate::Receive;
+use super::{Role, descriptor::Kind};
+use crate::bufferevent::machine::{Life, Link, Machine, StreamEnd};
+use crate::bufferevent::shell::Cx;
+use crate::driver::{Cap, Completion, Op, OpId};
+use crate::event_base::EventBase;
+use crate::event_base::source::{Feeding, Offer};
+
+/// What a receive that nothing bounds is armed for, where bundles can be had.
+const UNBOUND_ARM_BYTES: u32 = 1 << 20;
+
+/// The receive of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Receiving {
+    Idle,
+    Armed(OpId),
+    /// A limit asks to wait until there is something to read.
+    Polling(OpId),
+    /// Its cancellation was asked for; it may still bring something.
+    Stopping { op: OpId, poll: bool },
+    /// It stands still; a poll looks whether the connection breaks meanwhile.
+    Watching(OpId),
+    /// In the base's line for receive slots.
+    InLine,
+    /// Memory is short, and what it received waits somewhere: others come first until either ends.
+    Parked,
+}
+
+impl Receiving {
+    pub(super) fn op(self) -> Option<OpId> {
+        match self {
+            Receiving::Idle | Receiving::InLine | Receiving::Parked => None,
+            Receiving::Armed(op)
+            | Receiving::Polling(op)
+            | Receiving::Stopping { op, .. }
+            | Receiving::Watching(op) => Some(op),
+        }
+    }
+
+    /// What a completion of its operation is.
+    pub(super) fn role(self) -> Role {
+        match self {
+            Receiving::Polling(_) | Receiving::Stopping { poll: true, .. } => Role::Poll,
+            Receiving::Watching(_) => Role::Watch,
+            _ => Role::Receive,
+        }
+    }
+
+    /// Whether an operation is in flight that may still bring bytes, or leads to one that does.
+    pub(super) fn may_bring(self) -> bool {
+        matches!(
+            self,
+            Receiving::Armed(_) | Receiving::Polling(_) | Receiving::Stopping { .. }
+        )
+    }
+}
+
+/// A receive that the gate lets through.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    multishot: bool,
+    /// Bytes until it is begun again, and in each completion; 0: no bound.
+    bytes: u32,
+    each: u32,
+    poll_first: bool,
+}
+
+/// What the last receive says about the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Incoming {
+    /// It took what was there.
+    Messages,
+    /// It filled a slot and left more behind: the next may fill several at once.
+    Bulk,
+    /// The end of the stream.
+    Ended,
+    /// The connection broke: another receive says no more than that it ended.
+    Broken,
+}
+
+impl Socket {
+    #[cfg(test)]
+    pub(in crate::bufferevent) fn is_receiving(&self) -> bool {
+        self.receiving.get().may_bring()
+    }
+
+    /// Whether it waits for memory.
+    #[cfg(test)]
+    pub(in crate::bufferevent) fn is_starved(&self) -> bool {
+        matches!(
+            self.receiving.get(),
+            Receiving::InLine | Receiving::Parked
+        )
+    }
+
+    pub(in crate::bufferevent) fn wants_receive(&self, cx: &Cx<'_>) -> bool {
+        self.receive_is_wanted(cx.shell().life(), &cx.machine())
+    }
+
+    pub(super) fn receive_is_wanted(&self, life: Life, machine: &Machine) -> bool {
+        match life {
+            Life::Open => {
+                machine.wants_read() && !machine.keeps_end() && !self.unseen.is_some()
+            }
+            // Whatever is enabled meanwhile: it has finished reading.
+            Life::StoppingReads | Life::Freed => false,
+            // It reads and drops until the end: its peer may need to be read from before it reads.
+            Life::Flushing | Life::Lingering => {
+                self.kind.get().reads()
+                    && !matches!(self.incoming.get(), Incoming::Ended | Incoming::Broken)
+                    && machine.link() == Link::Up
+            }
+        }
+    }
+
+    /// Whether what it received waits somewhere: in its input, in its own output, or in that of
+    /// whoever it is relayed to.
+    fn holds_memory(&self, cx: &Cx<'_>) -> bool {
+        let shell = cx.shell();
+        shell.input_len() != 0 || shell.output_len() != 0 || self.backlogged.get()
+    }
+
+    /// Begins to receive, if that is wanted and may be: the one place where receives begin.
+    /// `offer` says what the base has for one that waits for memory.
+    pub(super) fn begin_receive(&self, cx: &Cx<'_>, offer: Option<Offer>) -> Feeding {
+        let Some(fd) = self.fd() else {
+            return Feeding::Left;
+        };
+        let before = self.receiving.get();
+        if before.may_bring() || before == Receiving::InLine && offer.is_none() {
+            return Feeding::Left;
+        }
+        if !self.wants_receive(cx) {
+            // Whoever resumes it begins the receive.
+            self.stand_still(cx);
+            return Feeding::Left;
+        }
+        let short = cx.base.slots_are_low();
+        if short && !self.is_closing_down(cx) && self.holds_memory(cx) {
+            self.park(cx);
+            return Feeding::Left;
+        }
+        let kind = self.kind.get();
+        let plan = match self.plan(cx, kind, short, offer) {
+            Receive::Launch {
+                multishot,
+                bytes,
+                each,
+                poll_first,
+            } => Plan {
+                multishot,
+                bytes,
+                each,
+                poll_first,
+            },
+            Receive::AwaitReadable => {
+                let op = Op::Poll {
+                    fd,
+                    events: libc::POLLIN as u32,
+                    multishot: false,
+                };
+                self.unwatch(cx);
+                self.receiving.set(Receiving::Polling(self.push(cx, op)));
+                return Feeding::Left;
+            }
+            // In the line it keeps its place: outside it would only find out again, once the
+            // limit allows, that there is no slot, and meanwhile hold the budget of another.
+            Receive::Wait => {
+                self.stand_still(cx);
+                return match offer {
+                    Some(Offer::Window) | None => Feeding::Left,
+                    Some(_) => Feeding::Passed,
+                };
+            }
+        };
+        let Some(op) = self.operation(cx, fd, plan, offer) else {
+            self.return_receive(cx);
+            return match (offer, kind.is_plain()) {
+                (None, _) => {
+                    self.wait_in_line(cx);
+                    Feeding::Left
+                }
+                // Those behind it may do with what there is in the window.
+                (Some(_), true) => Feeding::Passed,
+                (Some(_), false) => Feeding::NoneLeft,
+            };
+        };
+        self.unwatch(cx);
+        cx.base.tally().receive_armed();
+        self.receiving.set(Receiving::Armed(self.push(cx, op)));
+        match kind.is_plain() {
+            // It took nothing of the window.
+            true => Feeding::Left,
+            false => Feeding::Fed,
+        }
+    }
+
+    /// The operation for a receive as planned; none when it needs a slot of its own, and none is
+    /// left.
+    fn operation(&self, cx: &Cx<'_>, fd: i32, plan: Plan, offer: Option<Offer>) -> Option<Op> {
+        let plain = self.kind.get().is_plain();
+        if !plain && offer != Some(Offer::Reserve) {
+            return Some(Op::Recv {
+                fd,
+                multishot: plan.multishot,
+                max_len: match (self.single_read(), plan.each) {
+                    (0, each) => each,
+                    (single, 0) => single,
+                    (single, each) => single.min(each),
+                },
+                poll_first: plan.poll_first,
+                arm_limit: plan.bytes,
+                bundle: self.incoming.get() == Incoming::Bulk && !cx.base.slots_are_low(),
+            });
+        }
+        let slot = cx.base.with_driver(|driver| {
+            let arena = driver.arena();
+            match offer {
+                None => arena.take(),
+                Some(_) => arena.take().or_else(|| arena.take_reserve()),
+            }
+        })?;
+        let max_len = plan.bytes;
+        Some(match plain {
+            true => Op::Read { fd, slot, max_len },
+            false => Op::RecvSlot {
+                fd,
+                slot,
+                max_len,
+                poll_first: false,
+            },
+        })
+    }
+
+    /// How to receive: bounded by the mark, by whoever may pause it, by memory, by the limits.
+    fn plan(&self, cx: &Cx<'_>, kind: Kind, short: bool, offer: Option<Offer>) -> Receive {
+        let room = cx.machine().room(cx.shell().input_len());
+        let multishot = kind == Kind::Inet && !short && offer != Some(Offer::Reserve);
+        let single = self.single_read();
+        let bound = match (u32::try_from(room), self.receive_bound.get()) {
+            _ if kind.is_plain() || offer == Some(Offer::Reserve) => single,
+            (Ok(room), 0) => room,
+            (Ok(room), bound) => room.min(bound),
+            // Armed again now and then, so that the next arm is as what arrives asks for: a bundle
+            // needs a limit.
+            (Err(_no_mark), 0) if multishot && has_bundles(cx.base) => UNBOUND_ARM_BYTES,
+            (Err(_no_mark), bound) => bound,
+        };
+        let bound = match (short, bound) {
+            (false, bound) => bound,
+            (true, 0) => cx.base.slot_share(),
+            (true, bound) => bound.min(cx.base.slot_share()),
+        };
+        self.gate_receive(cx, multishot, bound)
+    }
+
+    /// The base has slots again, or offers the reserved one.
+    pub(super) fn receive_again(&self, cx: &Cx<'_>, offer: Offer) -> Feeding {
+        if self.receiving.get() != Receiving::InLine {
+            return Feeding::Left;
+        }
+        let feeding = self.begin_receive(cx, Some(offer));
+        if matches!(feeding, Feeding::Left) && self.receiving.get() == Receiving::InLine {
+            self.receiving.set(Receiving::Idle);
+        }
+        feeding
+    }
+
+    fn wait_in_line(&self, cx: &Cx<'_>) {
+        self.unwatch(cx);
+        self.receiving.set(Receiving::InLine);
+        cx.shell().reg.wait_for_slots(cx.base);
+        self.list_for_check(cx);
+    }
+
+    /// Others come first while memory is short.
+    fn park(&self, cx: &Cx<'_>) {
+        if self.receiving.get() != Receiving::Parked {
+            self.unwatch(cx);
+            self.receiving.set(Receiving::Parked);
+            cx.base.park(&cx.shell().reg);
+        }
+        self.list_for_check(cx);
+    }
+
+    /// Memory is no longer short: whoever was parked reads on.
+    pub(super) fn read_on(&self, cx: &Cx<'_>) {
+        if self.receiving.get() == Receiving::Parked {
+            self.receiving.set(Receiving::Idle);
+            cx.mark_dirty();
+        }
+    }
+
+    /// Memory has become short: what it holds is copied as tightly as can be, and a receive that
+    /// may bring more than its share ends.
+    pub(super) fn copy_out(&self, cx: &Cx<'_>) {
+        cx.shell().buffers.copy_out(cx.base.slot_size() / 2);
+        let half = cx.base.slot_size() / 2;
+        self.unseen.with(|unseen| unseen.copy_out(half));
+        if self.holds_memory(cx) && !self.is_closing_down(cx) {
+            self.stop_receive(cx);
+        }
+    }
+
+    pub(super) fn received(&self, cx: &Cx<'_>, completion: Completion) {
+        if !completion.more {
+            cx.mark_dirty();
+        }
+        self.settle_receive(cx, &completion);
+        match (completion.result, completion.buffer) {
+            (Ok(n), Some(piece)) if n != 0 => {
+                let full = piece.len() == cx.base.slot_size();
+                self.incoming.set(match full && completion.sock_nonempty {
+                    true => Incoming::Bulk,
+                    false => Incoming::Messages,
+                });
+                if completion.more {
+                    if !completion.sock_nonempty {
+                        self.hear(cx);
+                    }
+                    if cx.base.slots_are_low() {
+                        // While memory is short everybody gets a share at a time.
+                        self.stop_receive(cx);
+                    }
+                }
+                self.take_in(cx, piece);
+            }
+            (Ok(_), _) => self.stream_ended(cx, StreamEnd::Eof),
+            (Err(errno), _) => match errno.raw() {
+                libc::ENOBUFS => self.wait_in_line(cx),
+                libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
+                _ => self.stream_ended(cx, StreamEnd::Error(errno)),
+            },
+        }
+    }
+
+    /// The poll that the gate asked for ended. What was found, if not data, the receive tells.
+    pub(super) fn polled(&self, cx: &Cx<'_>, readable: bool) {
+        self.note_readable(readable);
+        cx.mark_dirty();
+    }
+
+    /// Ends the receive that is under way, if there is one.
+    pub(super) fn stop_receive(&self, cx: &Cx<'_>) {
+        let (op, poll) = match self.receiving.get() {
+            Receiving::Armed(op) => (op, false),
+            Receiving::Polling(op) => (op, true),
+            _ => return,
+        };
+        self.receiving.set(Receiving::Stopping { op, poll });
+        cx.base.cancel(op);
+    }
+}
+
+fn has_bundles(base: &EventBase) -> bool {
+    base.with_driver(|driver| driver.caps().has(Cap::RECV_BUNDLE))
+}

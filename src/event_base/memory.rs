@@ -1,0 +1,163 @@
+//! Receive memory: the window, the line of those that ran out, and who goes without while it is
+//! short.
+//!
+//! Memory is *short* from when less than a quarter of it is left until three eighths are. Then
+//!
+//! - whoever has bytes that wait for a peer to read them receives no more ([`EventBase::park`]), until these have
+//!   gone or memory is ample again: who sits on memory can not take that of who does not;
+//! - everybody else receives a share at a time ([`EventBase::slot_share`]), which gets smaller as
+//!   memory does, so that what is left never runs out by many who take a little;
+//! - what waits is copied out of its slots, as tightly as can be.
+//!
+//! Should nothing be left all the same, those that hold nothing at all receive into the reserved
+//! slot, one after the other.
+
+use std::cell::{Cell, RefCell};
+
+use super::EventBase;
+use super::registration::{Key, Registration};
+use super::source::{Feeding, Offer};
+
+/// The least that a receive is launched for while memory is short.
+const LEAST_SHARE: usize = 512;
+
+/// What a base knows of its memory.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    short: Cell<bool>,
+    share: Cell<u32>,
+    /// Those that receive nothing until it is ample again.
+    parked: RefCell<Vec<Key>>,
+}
+
+impl EventBase {
+    /// Whether memory is short, as of the last refill.
+    pub(crate) fn slots_are_low(&self) -> bool {
+        self.0.memory.short.get()
+    }
+
+    /// What one receive may bring while memory is short, in bytes.
+    pub(crate) fn slot_share(&self) -> u32 {
+        self.0.memory.share.get()
+    }
+
+    /// Has the source's `unpark` called once memory is ample again.
+    pub(crate) fn park(&self, registration: &Registration) {
+        let mut parked = self.0.memory.parked.borrow_mut();
+        parked.push(registration.key());
+    }
+
+    /// Tops the receive window up, and lets readers that ran out of slots try again: each that
+    /// waits is served before any is served twice.
+    pub(super) fn serve_line(&self) {
+        if !self.0.line.borrow().is_empty() {
+            self.want_slots();
+        }
+        let published = self.with_driver(|driver| driver.refill());
+        self.look_at_memory(published);
+        if !self.0.line.borrow().is_empty() {
+            self.feed_line(published);
+        }
+    }
+
+    fn look_at_memory(&self, published: usize) {
+        let memory = &self.0.memory;
+        let (available, all) = self.with_driver(|driver| {
+            let arena = driver.arena();
+            (arena.available(), arena.max_slots())
+        });
+        let left = available + published;
+        // What one turn may take before this is looked at again.
+        let margin = published.min(all / 8);
+        let was_short = memory.short.get();
+        let short = match was_short {
+            false => left <= all / 4 + margin,
+            true => left < all * 3 / 8 + margin || left <= all / 4,
+        };
+        if short {
+            let each = left * self.slot_size() / (4 * self.0.sources.borrow().len().max(1));
+            let most = (self.slot_size() / 2).max(LEAST_SHARE);
+            let share = each.clamp(LEAST_SHARE, most);
+            memory.share.set(u32::try_from(share).unwrap_or(u32::MAX));
+        }
+        if short == was_short {
+            return;
+        }
+        memory.short.set(short);
+        if short {
+            self.each_source(|source, base| source.memory_is_short(base));
+        } else {
+            let parked = std::mem::take(&mut *memory.parked.borrow_mut());
+            for key in parked {
+                if let Some(source) = self.0.source_by(key) {
+                    source.unpark(self);
+                }
+            }
+        }
+    }
+
+    /// Calls `f` with every source there is now.
+    fn each_source(&self, f: impl Fn(std::rc::Rc<dyn super::source::Source>, &EventBase)) {
+        let all: Vec<_> = {
+            let sources = self.0.sources.borrow();
+            sources.iter().map(|(_, known)| known.source.clone()).collect()
+        };
+        for source in all {
+            f(source, self);
+        }
+    }
+
+    fn feed_line(&self, mut published: usize) {
+        let waiting = self.0.line.borrow().len();
+        for _ in 0..waiting {
+            let offer = match published {
+                0 => Offer::Reserve,
+                _ => Offer::Window,
+            };
+            let Some(place) = self.0.line.borrow_mut().pop_front() else {
+                return;
+            };
+            let Some(source) = self.0.source(place.token) else {
+                continue;
+            };
+            let registration = source.registration();
+            if !registration.holds(place) {
+                continue;
+            }
+            registration.leave_line();
+            let feeding = source.clone().slots_came_back(self, offer);
+            let waits = !registration.is_in_line() && registration.is_joined();
+            match feeding {
+                Feeding::Fed => published = published.saturating_sub(1),
+                Feeding::Left => {}
+                Feeding::Passed if waits => {
+                    let place = registration.draw_ticket(self);
+                    self.0.line.borrow_mut().push_back(place);
+                }
+                Feeding::Passed => {}
+                Feeding::NoneLeft => {
+                    if waits {
+                        let place = registration.draw_ticket(self);
+                        self.0.line.borrow_mut().push_front(place);
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Slots that come back on another thread are to wake the loop, should it sleep for the lack
+    /// of them.
+    #[cold]
+    fn want_slots(&self) {
+        let arena = self.with_driver(|driver| driver.shared_arena().cloned());
+        let Some(arena) = arena else { return };
+        if !arena.has_bell() {
+            match self.waker() {
+                Ok(waker) => arena.set_bell(waker),
+                Err(error) => log::warn!("slots that other threads return wake no loop: {error}"),
+            }
+        }
+        arena.want();
+    }
+}
