@@ -162,7 +162,7 @@ impl Driver for Uring {
     }
 
     fn shutdown_write(&mut self, fd: i32) -> io::Result<()> {
-        net::shutdown(fd, net::How::Write)
+        net::shutdown_write(fd)
     }
 
     fn take_error(&mut self, fd: i32) -> io::Result<Option<Errno>> {
