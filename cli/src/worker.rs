@@ -317,7 +317,7 @@ impl Worker {
         })
         .map_err(|error| match error {
             // Its call names the address once more.
-            evring::Error::Io { source, .. } => cannot_listen(addr, source),
+            evring::Error::Io { cause, .. } => cannot_listen(addr, cause),
             other => cannot_listen(addr, other),
         })?;
         let notices = self.notices.clone();
