@@ -10,8 +10,9 @@ use crate::sys::Errno;
 /// What happens to a connection later (end of stream, reset, time-out) is not an error of a
 /// call: it comes through the event callback.
 ///
-/// Its text names the cause, which is therefore not told again by [`source`](std::error::Error::source).
-/// `{:?}` gives the same text, since that is what a program shows whose `main` returns an error.
+/// Its text names the cause, which is therefore not told again by
+/// [`source`](std::error::Error::source). `{:?}` gives the same text, since that is what a program
+/// shows whose `main` returns an error.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

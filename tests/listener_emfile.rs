@@ -1,4 +1,5 @@
-//! A listener when the process has no descriptor left. Alone in its file: the limit is the whole process's.
+//! A listener when the process has no descriptor left. Alone in its file: the limit is the whole
+//! process's.
 
 use std::cell::{Cell, RefCell};
 use std::io::Read;

@@ -1,5 +1,5 @@
-//! Signals of the process. Without the test harness: its threads do not have the signal blocked, and the
-//! kernel would be free to deliver it to them.
+//! Signals of the process. Without the test harness: its threads do not have the signal blocked,
+//! and the kernel would be free to deliver it to them.
 
 use std::cell::Cell;
 use std::rc::Rc;

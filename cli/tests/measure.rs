@@ -246,8 +246,8 @@ fn a_pair_exchanges_messages() {
     assert!(each.iter().all(|&ns| ns > 0.0), "{each:?}");
 }
 
-/// Another process writes it: a child that a test on another thread starts at this moment would inherit the open file, and
-/// a file that is open for writing cannot be run.
+/// Another process writes it: a child that a test on another thread starts at this moment would
+/// inherit the open file, and a file that is open for writing cannot be run.
 fn write_script(path: &Path, script: &str) {
     let status = Command::new("sh")
         .args([
@@ -321,7 +321,8 @@ fn system_calls_are_counted() {
             Ok(())
         });
         let (calls, ()) = counted.unwrap_or_else(|failure| panic!("{counter:?}: {failure}"));
-        // A lone message takes one or two; the server may also have looked at the clock or its counters.
+        // A lone message takes one or two; the server may also have looked at the clock or its
+        // counters.
         assert!((10..100).contains(&calls), "{counter:?}: {calls} calls");
     }
 }

@@ -17,8 +17,8 @@ pub fn open_files() -> io::Result<Limit> {
     get(libc::RLIMIT_NOFILE)
 }
 
-/// How many bytes the process may lock into memory (`RLIMIT_MEMLOCK`); rings, buffer rings and fixed
-/// buffers count against it.
+/// How many bytes the process may lock into memory (`RLIMIT_MEMLOCK`); rings, buffer rings and
+/// fixed buffers count against it.
 pub fn locked_memory_bytes() -> io::Result<Limit> {
     get(libc::RLIMIT_MEMLOCK)
 }

@@ -2,13 +2,13 @@
 //! `io-uring` crate offers, behind functions that are safe to call.
 //!
 //! For the layers above, which may not use `unsafe`. Nothing of it is public but the value
-//! [`Errno`] and the address [`SockAddr`]: a function that takes a descriptor by number would let safe code
-//! close or change other people's.
+//! [`Errno`] and the address [`SockAddr`]: a function that takes a descriptor by number would let
+//! safe code close or change other people's.
 //!
 //! File descriptors come in as [`RawFd`](std::os::fd::RawFd), since the layers above count the
-//! operations on a descriptor and close it only when none is left (I6): that is what
-//! [`net::close`] is for, and drivers alone call it. New ones go out as
-//! [`OwnedFd`](std::os::fd::OwnedFd). A descriptor that is not open gives `EBADF`, an error like any other.
+//! operations on a descriptor and close it only when none is left (I6): that is what [`net::close`]
+//! is for, and drivers alone call it. New ones go out as [`OwnedFd`](std::os::fd::OwnedFd). A
+//! descriptor that is not open gives `EBADF`, an error like any other.
 //!
 //! | file | concept |
 //! |---|---|

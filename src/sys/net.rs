@@ -32,7 +32,8 @@ pub fn bind(fd: RawFd, addr: &SockAddr) -> io::Result<()> {
     check(unsafe { libc::bind(fd, addr.as_ptr(), addr.raw_len()) }).map(drop)
 }
 
-/// Makes a socket accept connections; `backlog` is how many may wait (the kernel caps it at `net.core.somaxconn`).
+/// Makes a socket accept connections; `backlog` is how many may wait (the kernel caps it at
+/// `net.core.somaxconn`).
 pub fn listen(fd: RawFd, backlog: i32) -> io::Result<()> {
     // SAFETY: takes numbers only.
     check(unsafe { libc::listen(fd, backlog) }).map(drop)
@@ -104,7 +105,8 @@ pub fn set_reuse_addr(fd: RawFd, on: bool) -> io::Result<()> {
     set_int(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, i32::from(on))
 }
 
-/// Lets several listeners share an address, the kernel spreading connections over them (`SO_REUSEPORT`).
+/// Lets several listeners share an address, the kernel spreading connections over them
+/// (`SO_REUSEPORT`).
 pub fn set_reuse_port(fd: RawFd, on: bool) -> io::Result<()> {
     set_int(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, i32::from(on))
 }
@@ -119,8 +121,8 @@ pub(crate) fn set_defer_accept(fd: RawFd, on: bool) -> io::Result<()> {
     set_int(fd, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, i32::from(on))
 }
 
-/// Bytes that the peer of a TCP connection has acknowledged so far (`tcpi_bytes_acked`, 4.1); `None`
-/// for anything else.
+/// Bytes that the peer of a TCP connection has acknowledged so far (`tcpi_bytes_acked`, 4.1);
+/// `None` for anything else.
 pub(crate) fn bytes_acked(fd: RawFd) -> Option<u64> {
     const PLACE: usize = 120;
     let mut info = [0_u64; PLACE / 8 + 1];
@@ -154,7 +156,8 @@ pub fn set_keepalive(fd: RawFd, keepalive: Option<KeepAlive>) -> io::Result<()> 
 }
 
 /// What `close` does with bytes that are not sent yet (`SO_LINGER`): `None` sends them in the
-/// background, `Some(0)` drops them and resets the connection, `Some(s)` blocks for up to `s` seconds.
+/// background, `Some(0)` drops them and resets the connection, `Some(s)` blocks for up to `s`
+/// seconds.
 pub fn set_linger(fd: RawFd, seconds: Option<u32>) -> io::Result<()> {
     let value = libc::linger {
         l_onoff: i32::from(seconds.is_some()),

@@ -27,7 +27,8 @@ pub fn block(signals: &[i32]) -> io::Result<()> {
     }
 }
 
-/// Creates a descriptor that is readable when one of `signals`, which should be blocked, is pending.
+/// Creates a descriptor that is readable when one of `signals`, which should be blocked, is
+/// pending.
 ///
 /// # Errors
 ///
@@ -88,7 +89,8 @@ mod tests {
 
     #[test]
     fn a_blocked_signal_arrives_at_the_descriptor() {
-        // Sent to this thread alone, lest another test's thread take the process's signal and die of it.
+        // Sent to this thread alone, lest another test's thread take the process's signal and die
+        // of it.
         block(&[libc::SIGUSR2]).expect("block");
         let fd = signal_fd(&[libc::SIGUSR2]).expect("a signalfd");
         assert_eq!(read(fd.as_raw_fd()).expect("none yet"), None);

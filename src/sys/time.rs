@@ -2,8 +2,8 @@
 
 use std::mem;
 
-/// Nanoseconds of the monotonic clock: never goes back, counts from an arbitrary point (in practice the
-/// boot), and is the same on every thread. Stands still while the machine sleeps.
+/// Nanoseconds of the monotonic clock: never goes back, counts from an arbitrary point (in practice
+/// the boot), and is the same on every thread. Stands still while the machine sleeps.
 #[inline]
 pub fn monotonic_ns() -> u64 {
     // SAFETY: timespec is plain numbers, all zeroes is valid.

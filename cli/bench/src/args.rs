@@ -40,7 +40,10 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", value_parser = parse_rate)]
     pub rate: Option<f64>,
     /// Priority of everything measured; below 0 needs root
-    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(i32).range(-20..=19), default_value = "0")]
+    #[arg(
+        long, value_name = "N", allow_hyphen_values = true,
+        value_parser = clap::value_parser!(i32).range(-20..=19), default_value = "0"
+    )]
     pub nice: i32,
     /// The server's core (the first that is free to use)
     #[arg(long, value_name = "N")]

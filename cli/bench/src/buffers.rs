@@ -1,5 +1,5 @@
-//! The case of the buffers: a program that links both libraries takes the turns, one operation after
-//! another, and gives the ratios of its rounds.
+//! The case of the buffers: a program that links both libraries takes the turns, one operation
+//! after another, and gives the ratios of its rounds.
 
 use std::collections::BTreeMap;
 

@@ -73,8 +73,8 @@ impl Upstream {
 
 /// A port of the loopback for somebody who does not listen yet.
 ///
-/// While this is kept, the kernel gives the port to nobody who asks for any: neither to another server
-/// nor to a connection, which would connect to itself. Who was told it can listen there.
+/// While this is kept, the kernel gives the port to nobody who asks for any: neither to another
+/// server nor to a connection, which would connect to itself. Who was told it can listen there.
 #[derive(Debug)]
 pub struct ReservedPort {
     pub address: String,

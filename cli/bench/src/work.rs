@@ -35,7 +35,8 @@ const LOAD_GRACE: Duration = Duration::from_secs(30);
 /// For how long system calls are counted at least.
 const COUNTED_AT_LEAST: Duration = Duration::from_secs(1);
 
-/// A run of `server`, made again if something else disturbed it, for as long as there are `retries`.
+/// A run of `server`, made again if something else disturbed it, for as long as there are
+/// `retries`.
 ///
 /// # Errors
 /// When a server or the load fails, or a signal comes.
@@ -48,9 +49,9 @@ pub fn run(bench: &Bench, server: &Server, work: Work, retries: &mut usize) -> R
             Some(run) if !run.disturbed || tries >= TRIES || *retries == 0 => return Ok(run),
             Some(_) => *retries -= 1,
             None if tries >= TRIES => {
-                return Err(
-                    Failure::new(&server.name, "nothing came back, however often tried: other work has the cores (--nice -20 as root, or later)").into(),
-                );
+                let why = "nothing came back, however often tried: other work has the cores \
+                           (--nice -20 as root, or later)";
+                return Err(Failure::new(&server.name, why).into());
             }
             None => {}
         }

@@ -148,8 +148,8 @@ impl Kind {
 }
 
 impl Load {
-    /// Whether the load generator is the proxy's upstream as well: one that spins leaves its core to
-    /// nobody.
+    /// Whether the load generator is the proxy's upstream as well: one that spins leaves its core
+    /// to nobody.
     pub fn load_is_upstream(&self) -> bool {
         self.load_spins && self.kind.is_proxy()
     }

@@ -1,5 +1,5 @@
-//! Where a command talks: the live line on a terminal and the lines printed above it, and what goes to
-//! standard output.
+//! Where a command talks: the live line on a terminal and the lines printed above it, and what goes
+//! to standard output.
 
 use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

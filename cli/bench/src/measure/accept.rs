@@ -12,13 +12,15 @@ use super::cpu;
 /// How connections follow each other.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// Connections that are open together: so many are made, say one message each, and are closed, then come the next.
+    /// Connections that are open together: so many are made, say one message each, and are closed,
+    /// then come the next.
     pub at_once: usize,
     /// Time before the measured one, with the same work.
     pub warm_up: Duration,
     /// Time measured; the last batch is finished.
     pub measured: Duration,
-    /// The measurement ends early after so many connections: each leaves a port in TIME_WAIT for a minute.
+    /// The measurement ends early after so many connections: each leaves a port in TIME_WAIT for a
+    /// minute.
     pub most: u64,
 }
 
@@ -56,12 +58,13 @@ impl Accepted {
     }
 }
 
-/// Makes connections to the echo server at `server` (or to a proxy in front of one), process `pid`. Each sends 64 bytes,
-/// gets them back and is closed, by this side first.
+/// Makes connections to the echo server at `server` (or to a proxy in front of one), process `pid`.
+/// Each sends 64 bytes, gets them back and is closed, by this side first.
 ///
 /// # Errors
 ///
-/// A connection that is refused, breaks off, brings other bytes or stalls; a process that is not there.
+/// A connection that is refused, breaks off, brings other bytes or stalls; a process that is not
+/// there.
 pub fn run(server: SocketAddr, pid: u32, options: &Options) -> Result<Accepted, Failure> {
     let mut clients = Clients::new(server);
     let mut batches = |time: Duration, most: u64| {

@@ -1,7 +1,7 @@
 //! EvBuffer beside libevent's evbuffer: the rows of `evring-evbuffer-peer`.
 //!
-//! That program links both and interleaves them itself, within one process and on one core, so there are no turns to be
-//! taken here.
+//! That program links both and interleaves them itself, within one process and on one core, so
+//! there are no turns to be taken here.
 
 use std::path::Path;
 use std::process::Command;
@@ -41,8 +41,8 @@ pub struct Row {
     pub ratios: Vec<f64>,
 }
 
-/// Runs `program` with so many rounds a case, all cases or those whose name contains `filter`. A case takes about 10 ms a
-/// round.
+/// Runs `program` with so many rounds a case, all cases or those whose name contains `filter`. A
+/// case takes about 10 ms a round.
 ///
 /// # Errors
 ///

@@ -39,8 +39,9 @@ impl Bulk {
     }
 }
 
-/// Sends as fast as it goes on one connection to the proxy at `proxy`, process `pid`, whose upstream is `sink`, and reads and
-/// compares every byte there. The listener is made before the proxy is started:
+/// Sends as fast as it goes on one connection to the proxy at `proxy`, process `pid`, whose
+/// upstream is `sink`, and reads and compares every byte there. The listener is made before the
+/// proxy is started:
 ///
 /// ```text
 /// source thread ──► proxy ──► sink thread
@@ -48,7 +49,8 @@ impl Bulk {
 ///
 /// # Errors
 ///
-/// A connection that fails, breaks off or stalls; a byte that is lost or another; a process that is not there.
+/// A connection that fails, breaks off or stalls; a byte that is lost or another; a process that is
+/// not there.
 pub fn run(
     sink: &TcpListener,
     proxy: SocketAddr,
@@ -158,7 +160,8 @@ fn read_to_end(
     }
 }
 
-/// The next connection, waiting no longer than a stall, and not when there is nobody who could come.
+/// The next connection, waiting no longer than a stall, and not when there is nobody who could
+/// come.
 fn accept(listener: &TcpListener, stop: &AtomicBool) -> io::Result<TcpStream> {
     const LOOK: Duration = Duration::from_millis(20);
     // On Linux the time limit for receiving is that for accepting.

@@ -12,8 +12,8 @@ use super::STALL;
 /// Bytes of the message that a connection sends.
 pub const MESSAGE_BYTES: usize = 64;
 
-/// The source addresses that take turns, 127.0.0.2 onwards: a port that a closed connection still waits on (TIME_WAIT) is
-/// free at the next address.
+/// The source addresses that take turns, 127.0.0.2 onwards: a port that a closed connection still
+/// waits on (TIME_WAIT) is free at the next address.
 const SOURCES: u8 = 64;
 
 /// Makes connections and has each of them say one message.
@@ -33,7 +33,8 @@ impl Clients {
         }
     }
 
-    /// Makes `count` connections, sends a message on each, and waits until all have come back as they were sent.
+    /// Makes `count` connections, sends a message on each, and waits until all have come back as
+    /// they were sent.
     pub fn open(&mut self, count: usize) -> Result<Vec<TcpStream>, Failure> {
         let first = self.made;
         let mut streams = Vec::with_capacity(count);

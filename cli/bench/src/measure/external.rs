@@ -1,7 +1,7 @@
 //! HAProxy and nginx as TCP proxies of one thread, to compare with.
 //!
-//! Neither says which port it took, so a free one is picked beforehand, and neither says that it listens, so somebody has
-//! to try.
+//! Neither says which port it took, so a free one is picked beforehand, and neither says that it
+//! listens, so somebody has to try.
 
 use std::env;
 use std::ffi::OsString;
@@ -22,8 +22,8 @@ use tempfile::TempDir;
 pub enum External {
     /// HAProxy as it comes: a buffer of 16 KiB in user space for each direction.
     HaProxy,
-    /// HAProxy with `option splice-request` and `splice-response`: bytes go through a pipe in the kernel. Of `splice-auto`,
-    /// which leaves it to HAProxy, no use was seen on the loopback.
+    /// HAProxy with `option splice-request` and `splice-response`: bytes go through a pipe in the
+    /// kernel. Of `splice-auto`, which leaves it to HAProxy, no use was seen on the loopback.
     HaProxySplice,
     /// nginx's stream module.
     Nginx,
@@ -38,7 +38,8 @@ pub struct Installed {
     module: Option<PathBuf>,
 }
 
-/// A proxy that is ready to be started: its configuration is written. The directory that holds it goes with this value.
+/// A proxy that is ready to be started: its configuration is written. The directory that holds it
+/// goes with this value.
 #[derive(Debug)]
 pub struct Prepared {
     program: PathBuf,
@@ -57,7 +58,8 @@ impl Prepared {
     }
 }
 
-/// Whether a program that was told to end by SIGTERM ended as it should. HAProxy dies of the signal; nginx exits with 0.
+/// Whether a program that was told to end by SIGTERM ended as it should. HAProxy dies of the
+/// signal; nginx exits with 0.
 pub fn ended_well(status: ExitStatus) -> bool {
     status.success() || status.signal() == Some(Signal::TERM.as_raw())
 }
@@ -95,8 +97,8 @@ pub fn find(proxy: External) -> Result<Installed, Failure> {
 }
 
 impl Installed {
-    /// Picks a free port on the loopback and writes the configuration of a proxy that listens there, passes connections on
-    /// to `upstream`, and logs nothing.
+    /// Picks a free port on the loopback and writes the configuration of a proxy that listens
+    /// there, passes connections on to `upstream`, and logs nothing.
     ///
     /// # Errors
     ///
@@ -190,8 +192,8 @@ fn haproxy(listen: SocketAddr, upstream: SocketAddr, options: &str) -> String {
     )
 }
 
-/// Waits until `address` accepts. The connection that finds out is closed at once; a proxy may have made one to its
-/// upstream for it.
+/// Waits until `address` accepts. The connection that finds out is closed at once; a proxy may have
+/// made one to its upstream for it.
 ///
 /// # Errors
 ///

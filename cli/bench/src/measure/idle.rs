@@ -8,7 +8,8 @@ use rustix::process::{Resource, getrlimit};
 
 use super::clients::Clients;
 
-/// Connections that are opened together; a server's memory for what is being served at once stays that small.
+/// Connections that are opened together; a server's memory for what is being served at once stays
+/// that small.
 const AT_ONCE: usize = 50;
 
 /// Descriptors that this process needs besides the connections.
@@ -34,13 +35,15 @@ impl Idle {
     }
 }
 
-/// Opens `connections` to the echo server at `server`, process `pid`; each sends 64 bytes, gets them back, and stays. Gives
-/// the growth of the server's anonymous memory. What the kernel holds for the sockets is not counted.
+/// Opens `connections` to the echo server at `server`, process `pid`; each sends 64 bytes, gets
+/// them back, and stays. Gives the growth of the server's anonymous memory. What the kernel holds
+/// for the sockets is not counted.
 ///
-/// The growth is that between a fifth of the connections and all of them. A fifth is opened and closed again first, so
-/// that what a server keeps of connections that are gone (free lists, arenas, touched pages) is there on both sides of the
-/// difference, whether its allocator has given any of it back or not. Page granularity and tables that double are what is
-/// left of error: choose thousands.
+/// The growth is that between a fifth of the connections and all of them. A fifth is opened and
+/// closed again first, so that what a server keeps of connections that are gone (free lists,
+/// arenas, touched pages) is there on both sides of the difference, whether its allocator has given
+/// any of it back or not. Page granularity and tables that double are what is left of error: choose
+/// thousands.
 ///
 /// # Errors
 ///
@@ -85,8 +88,8 @@ fn open(clients: &mut Clients, count: usize) -> Result<Vec<std::net::TcpStream>,
     Ok(streams)
 }
 
-/// Memory of a process that no file backs, in RAM or swapped out, in bytes. A ring shared with the kernel is not part of
-/// it, nor are pages of the program.
+/// Memory of a process that no file backs, in RAM or swapped out, in bytes. A ring shared with the
+/// kernel is not part of it, nor are pages of the program.
 fn anonymous_bytes(pid: u32) -> Result<u64, Failure> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let text = fs::read_to_string(&path).map_err(|error| Failure::new(&path, error))?;

@@ -1,8 +1,9 @@
 //! Round trips over a pair of bufferevents, beside libevent's.
 //!
-//! One side writes a message, the other moves it back by reference, the first reads it out and writes it again. Both
-//! libraries do it in batches on one thread, and the clock is that thread's processor time. libevent's side is a program
-//! of its own, `libevent-pair`; this one runs on the thread that calls it.
+//! One side writes a message, the other moves it back by reference, the first reads it out and
+//! writes it again. Both libraries do it in batches on one thread, and the clock is that thread's
+//! processor time. libevent's side is a program of its own, `libevent-pair`; this one runs on the
+//! thread that calls it.
 
 use std::cell::RefCell;
 use std::path::Path;

@@ -1,7 +1,8 @@
 //! How exact, how fair and how dear a proxy's rate limit is.
 //!
-//! Every connection sends as fast as it is let; what comes out at the other end is counted, compared and timed. The proxy
-//! sees its clients on one side and an upstream on the other; both are here, in one loop of one thread.
+//! Every connection sends as fast as it is let; what comes out at the other end is counted,
+//! compared and timed. The proxy sees its clients on one side and an upstream on the other; both
+//! are here, in one loop of one thread.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -43,7 +44,8 @@ pub struct Limit {
     pub rate: u64,
     /// Whether each connection has it for itself, or all have it together.
     pub own: bool,
-    /// How often a tick's bytes become available. They are lost when the machine keeps a proxy waiting for longer.
+    /// How often a tick's bytes become available. They are lost when the machine keeps a proxy
+    /// waiting for longer.
     pub tick: Duration,
 }
 
@@ -71,7 +73,8 @@ pub struct Traffic {
     pub connections: usize,
     /// Bytes that a sender offers at once; without it as many as go in.
     pub write_bytes: Option<usize>,
-    /// Time before the measured one. With a thousand connections a group takes a second or two to settle.
+    /// Time before the measured one. With a thousand connections a group takes a second or two to
+    /// settle.
     pub warm_up: Duration,
     /// Time measured: many ticks.
     pub measured: Duration,
@@ -82,10 +85,12 @@ pub struct Traffic {
 pub struct Limited {
     /// Bytes that arrived in the measured time.
     pub bytes: u64,
-    /// How far the rate was from the limit: 0.01 is 1 % too fast. The rate is the slope of a line through samples of what
-    /// has arrived, so that it makes no difference to it whether the measured time begins just before or just after a tick.
+    /// How far the rate was from the limit: 0.01 is 1 % too fast. The rate is the slope of a line
+    /// through samples of what has arrived, so that it makes no difference to it whether the
+    /// measured time begins just before or just after a tick.
     pub error: f64,
-    /// Jain's index over the bytes of each connection: 1 for equal shares, 1/n when one of n has all.
+    /// Jain's index over the bytes of each connection: 1 for equal shares, 1/n when one of n has
+    /// all.
     pub jain: f64,
     /// The smallest share, where 1 is a fair one.
     pub least_share: f64,
@@ -100,11 +105,13 @@ impl Limited {
     }
 }
 
-/// Loads the proxy at `proxy`, process `pid`, which was started with [`Limit::arguments`] and whose upstream is `upstream`.
+/// Loads the proxy at `proxy`, process `pid`, which was started with [`Limit::arguments`] and whose
+/// upstream is `upstream`.
 ///
 /// # Errors
 ///
-/// A connection that fails or breaks off; a byte that is another; nothing arrives; a process that is not there.
+/// A connection that fails or breaks off; a byte that is another; nothing arrives; a process that
+/// is not there.
 pub fn run(
     upstream: &TcpListener,
     proxy: SocketAddr,
@@ -225,7 +232,8 @@ impl Ends {
         self.receivers.iter().map(|end| end.bytes).collect()
     }
 
-    /// Moves bytes for so long. Gives what had arrived by when: (seconds, bytes), every few milliseconds.
+    /// Moves bytes for so long. Gives what had arrived by when: (seconds, bytes), every few
+    /// milliseconds.
     fn move_for(&mut self, time: Duration) -> io::Result<Vec<(f64, f64)>> {
         let began = Instant::now();
         let timeout = Timespec {

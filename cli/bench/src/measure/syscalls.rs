@@ -1,7 +1,8 @@
 //! How many system calls a running server makes, whatever program it is.
 //!
-//! `perf` counts them in the kernel, at little cost; where it may not, `strace` stops the server at each, which slows it
-//! several times over. Both disturb, so this belongs in a pass of its own and not in one that is timed.
+//! `perf` counts them in the kernel, at little cost; where it may not, `strace` stops the server at
+//! each, which slows it several times over. Both disturb, so this belongs in a pass of its own and
+//! not in one that is timed.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -69,7 +70,8 @@ fn works(
     }
 }
 
-/// Counts the system calls of process `pid`, all its threads, while `work` runs; gives the count and what `work` gave.
+/// Counts the system calls of process `pid`, all its threads, while `work` runs; gives the count
+/// and what `work` gave.
 ///
 /// # Errors
 ///
@@ -114,8 +116,9 @@ fn strace_summary(strace: &Path) -> Command {
     command
 }
 
-/// `perf stat -p PID -- cat` counts from before `cat` starts until it ends, which it does when its input ends. So a line
-/// that comes back says that the counting has begun, and no time has to be guessed.
+/// `perf stat -p PID -- cat` counts from before `cat` starts until it ends, which it does when its
+/// input ends. So a line that comes back says that the counting has begun, and no time has to be
+/// guessed.
 fn with_perf<T>(
     perf: &Path,
     pid: u32,
@@ -145,7 +148,8 @@ fn with_perf<T>(
     }
 }
 
-/// The number in a line such as `1646,,raw_syscalls:sys_enter,…`. An event that never came is `<not counted>`.
+/// The number in a line such as `1646,,raw_syscalls:sys_enter,…`. An event that never came is `<not
+/// counted>`.
 fn perf_count(text: &[u8]) -> Option<u64> {
     let text = String::from_utf8_lossy(text);
     let mut lines = text.lines().filter(|line| line.contains(EVENT));
@@ -201,7 +205,8 @@ fn interrupt(child: &Child) {
     }
 }
 
-/// The number under `calls` in the last row of strace's table; versions differ in which other columns they leave empty.
+/// The number under `calls` in the last row of strace's table; versions differ in which other
+/// columns they leave empty.
 fn strace_count(text: &[u8]) -> Option<u64> {
     let text = String::from_utf8_lossy(text);
     let header = text.lines().find(|line| line.contains("usecs/call"))?;
