@@ -22,7 +22,7 @@ command -v valgrind >/dev/null || { echo "valgrind is not installed" >&2; exit 1
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
-program=$(cargo test -q --release --lib --no-run --message-format=json |
+program=$(cargo test -q --release -p evring --lib --no-run --message-format=json |
     grep -o '"executable":"[^"]*"' | cut -d'"' -f4)
 
 # Counts while the library runs: neither in the simulated kernel nor in the far ends.
