@@ -3,7 +3,7 @@
 #
 #   benches/instructions.sh                     all workloads
 #   benches/instructions.sh echo-64 proxy-64    some
-#   benches/instructions.sh --top 15 echo-64    and the functions that take the most
+#   benches/instructions.sh --top 15 echo-64    and the functions that take the most, in both runs
 #
 # EVRING_MESSAGES=4096 sets how many messages are counted; of 16 KiB an eighth of it.
 set -euo pipefail
@@ -25,17 +25,43 @@ trap 'rm -rf "$scratch"' EXIT
 program=$(cargo test -q --release -p evring --lib --no-run --message-format=json |
     grep -o '"executable":"[^"]*"' | cut -d'"' -f4)
 
-# Counts while the library runs: neither in the simulated kernel nor in the far ends.
+# What is spent in the library: all, without what is below the simulated kernel and the far ends.
 count() { # workload messages
     EVRING_WORKLOAD=$1 EVRING_MESSAGES=$2 valgrind --tool=callgrind \
         --callgrind-out-file="$scratch/$1.$2" \
-        --toggle-collect='*driver::sim::Sim as *driver::Driver>::*' \
-        --toggle-collect='*simulation::instructions::next_round' \
-        --collect-atstart=yes \
         "$program" --ignored --exact --nocapture --test-threads=1 \
         simulation::instructions::count_instructions >"$scratch/log" 2>&1 ||
         { cat "$scratch/log" >&2; exit 1; }
-    sed -n 's/^summary: //p; s/^totals: //p' "$scratch/$1.$2" | head -n 1
+    python3 - "$scratch/$1.$2" "$top" <<'PYTHON'
+import re, sys
+outside = re.compile(r"driver::sim::Sim as .*Driver>::|simulation::instructions::next_round")
+names, costs, below, function, total = {}, {}, {}, "", 0
+def name(text):
+    number, _, given = text.partition(" ")
+    return names.setdefault(number, given)
+lines = iter(open(sys.argv[1], errors="replace"))
+for line in lines:
+    if line.startswith("fn="):
+        function = name(line[3:].strip())
+    elif line.startswith("cfn="):
+        callee = name(line[4:].strip())
+    elif line.startswith("calls="):
+        cost = int(next(lines).split()[-1])
+        below.setdefault((function, callee), 0)
+        below[function, callee] += cost
+    elif line[0] in "0123456789+-*":
+        cost = int(line.split()[-1])
+        costs[function] = costs.get(function, 0) + cost
+        total += cost
+# From outside into it; what it calls of itself is in there already.
+for (caller, callee), cost in below.items():
+    if outside.search(callee) and not outside.search(caller):
+        total -= cost
+print(total)
+library = [function for function in costs if "::sim::" not in function]
+for function in sorted(library, key=costs.get, reverse=True)[: int(sys.argv[2])]:
+    print(f"    {costs[function]:>12}  {function}", file=sys.stderr)
+PYTHON
 }
 
 printf '%-16s %12s %12s\n' workload instructions messages
@@ -48,8 +74,4 @@ for workload in "${workloads[@]}"; do
     # What start and end of the program cost is in both.
     each=$(awk "BEGIN { printf \"%.1f\", ($twice - $once) / $counted }")
     printf '%-16s %12s %12s\n' "$workload" "$each" "$counted"
-    if [ "$top" -gt 0 ]; then
-        callgrind_annotate "$scratch/$workload.$((2 * counted))" |
-            sed -n '/file:function/,$p' | grep -v '^-' | grep -v '^$' | head -n $((top + 1))
-    fi
 done
