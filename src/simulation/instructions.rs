@@ -1,7 +1,7 @@
 //! What a message costs in instructions, by the count of callgrind: `benches/instructions.sh`.
 //!
-//! valgrind knows no io_uring, so the library runs on the simulated kernel here, which is left out
-//! of the count: collection is off inside the driver's methods and inside [`next_round`]. Peers
+//! valgrind knows no io_uring, so the library runs on the simulated kernel here. What is spent below
+//! the driver's methods and below [`next_round`] is taken off the count. Peers
 //! wait for an answer before they send again, all at the same moments, so that a message takes
 //! the same way in each round: a turn in which all receive, a turn in which all have sent.
 
