@@ -910,8 +910,9 @@ impl Source for Inner {
         feeding
     }
 
-    fn base_ended(self: Rc<Self>) -> Option<i32> {
+    fn base_ended(self: Rc<Self>, close: &mut Vec<i32>) {
         self.freed.set(true);
+        close.extend(self.socket.take_fd().filter(|_| self.closes()));
         let handler = self.handler.take();
         let closing = self.closing.borrow_mut().take();
         for buffer in [&self.input, &self.output] {
@@ -922,6 +923,5 @@ impl Source for Inner {
         self.socket.forget_unseen();
         self.drop_limits();
         drop((handler, closing));
-        self.socket.take_fd().filter(|_| self.closes())
     }
 }
