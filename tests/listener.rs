@@ -362,3 +362,22 @@ fn a_shared_port_is_refused_for_a_unix_socket() {
     let refused = Listener::bind(&base, &Addr::unix(&path).unwrap(), options, |_, _| {});
     assert!(refused.is_err() && !path.exists());
 }
+
+#[test]
+fn accepted_sockets_are_non_blocking_and_closed_on_exec() {
+    let base = EventBase::new().unwrap();
+    let (listener, kept) = keeping(&base, ListenOptions::default());
+    let _client = TcpStream::connect(bound(&listener)).unwrap();
+    turn_until(&base, || kept.borrow().len() == 1);
+    let accepted = kept.borrow_mut().remove(0).into_fd();
+    for (fd, non_blocking) in [(Some(accepted.as_raw_fd()), true), (listener.fd(), false)] {
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.unwrap())).unwrap();
+        let flags = info
+            .lines()
+            .find_map(|line| line.strip_prefix("flags:"))
+            .unwrap();
+        let flags = i32::from_str_radix(flags.trim(), 8).unwrap();
+        assert!(flags & libc::O_CLOEXEC != 0);
+        assert!(!non_blocking || flags & libc::O_NONBLOCK != 0);
+    }
+}

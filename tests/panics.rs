@@ -13,8 +13,8 @@ use evring::{
     Addr, BufferEvent, EventBase, Exit, Interest, ListenOptions, Listener, Options, RunFlags,
 };
 
-mod common;
-use common::BOUND;
+/// A bound on everything that waits in these tests.
+const BOUND: Duration = Duration::from_secs(30);
 
 /// Panics without a message on the console.
 fn boom() {

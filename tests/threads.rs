@@ -4,11 +4,12 @@ use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use evring::{BufferEvent, Error, EventBase, Options, RunFlags};
 
-mod common;
-use common::BOUND;
+/// A bound on everything that waits in these tests.
+const BOUND: Duration = Duration::from_secs(30);
 
 fn shared(base: &EventBase) -> (BufferEvent, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
@@ -23,7 +24,7 @@ fn got(base: &EventBase, peer: &mut UnixStream, bytes: usize) -> String {
     let sent = base.counters().bytes_out;
     let mut turns = 0;
     while base.counters().bytes_out < sent + bytes as u64 {
-        base.stop_after(std::time::Duration::from_millis(20));
+        base.stop_after(Duration::from_millis(20));
         base.run_with(RunFlags::ONCE | RunFlags::NO_EXIT_ON_EMPTY)
             .unwrap();
         turns += 1;
@@ -137,7 +138,7 @@ fn a_callback_may_not_wait_for_another_loop() {
         told.recv().unwrap().unwrap();
     });
     while !asker.is_finished() {
-        other.stop_after(std::time::Duration::from_millis(20));
+        other.stop_after(Duration::from_millis(20));
         other.run_with(RunFlags::NO_EXIT_ON_EMPTY).unwrap();
     }
     asker.join().unwrap();

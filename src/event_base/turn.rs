@@ -176,6 +176,9 @@ impl EventBase {
         self.start_dirty();
         self.serve_starved();
         if self.is_idle() && !flags.contains(RunFlags::NO_EXIT_ON_EMPTY) {
+            if let Some(spent) = self.with_driver(|driver| driver.pop_spent()) {
+                self.clear_up(spent, &mut None);
+            }
             return Ok(false);
         }
         let wait = self.how_long(flags);
