@@ -768,16 +768,15 @@ impl<T: Transport + 'static> Source for Inner<T> {
         again
     }
 
-    fn base_ended(self: Rc<Self>) -> Option<i32> {
+    fn base_ended(self: Rc<Self>, close: &mut Vec<i32>) {
         let bev = BufferEvent(self);
         let shell = &bev.0.shell;
-        if shell.life.replace(Life::Freed) == Life::Freed {
-            // Freed before, and its operations outlive it.
-            return bev.0.transport.base_ended().filter(|_| shell.closes());
+        let was = shell.life.replace(Life::Freed);
+        let fd = bev.0.transport.base_ended();
+        close.extend(fd.filter(|_| shell.closes()));
+        if was != Life::Freed {
+            shell.empty(&bev, |unsent| FlushEnd::Failed { unsent });
         }
-        let fd = bev.0.transport.base_ended().filter(|_| shell.closes());
-        shell.empty(&bev, |unsent| FlushEnd::Failed { unsent });
-        fd
     }
 }
 

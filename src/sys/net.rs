@@ -53,7 +53,8 @@ pub fn bind(fd: RawFd, addr: &SockAddr) -> io::Result<()> {
     check(unsafe { libc::bind(fd, addr.as_ptr(), addr.raw_len()) }).map(drop)
 }
 
-/// Makes a socket accept connections; `backlog` is how many may wait (the kernel caps it at `net.core.somaxconn`).
+/// Makes a socket accept connections; `backlog` is how many may wait (the kernel caps it at
+/// `net.core.somaxconn`).
 pub fn listen(fd: RawFd, backlog: i32) -> io::Result<()> {
     // SAFETY: takes numbers only.
     check(unsafe { libc::listen(fd, backlog) }).map(drop)
@@ -141,7 +142,8 @@ pub fn set_reuse_addr(fd: RawFd, on: bool) -> io::Result<()> {
     set_int(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, i32::from(on))
 }
 
-/// Lets several listeners share an address, the kernel spreading connections over them (`SO_REUSEPORT`).
+/// Lets several listeners share an address, the kernel spreading connections over them
+/// (`SO_REUSEPORT`).
 pub fn set_reuse_port(fd: RawFd, on: bool) -> io::Result<()> {
     set_int(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, i32::from(on))
 }
@@ -195,13 +197,15 @@ pub fn set_keepalive(fd: RawFd, keepalive: Option<KeepAlive>) -> io::Result<()> 
     set_int(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)
 }
 
-/// Size of the socket's send buffer in bytes (`SO_SNDBUF`); the kernel doubles it for its own needs.
+/// Size of the socket's send buffer in bytes (`SO_SNDBUF`); the kernel doubles it for its own
+/// needs.
 pub fn set_send_buffer_bytes(fd: RawFd, bytes: usize) -> io::Result<()> {
     let bytes = i32::try_from(bytes).unwrap_or(i32::MAX);
     set_int(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, bytes)
 }
 
-/// Size of the socket's receive buffer in bytes (`SO_RCVBUF`); the kernel doubles it for its own needs.
+/// Size of the socket's receive buffer in bytes (`SO_RCVBUF`); the kernel doubles it for its own
+/// needs.
 pub fn set_recv_buffer_bytes(fd: RawFd, bytes: usize) -> io::Result<()> {
     let bytes = i32::try_from(bytes).unwrap_or(i32::MAX);
     set_int(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes)
@@ -218,7 +222,8 @@ pub fn recv_buffer_bytes(fd: RawFd) -> io::Result<usize> {
 }
 
 /// What `close` does with bytes that are not sent yet (`SO_LINGER`): `None` sends them in the
-/// background, `Some(0)` drops them and resets the connection, `Some(s)` blocks for up to `s` seconds.
+/// background, `Some(0)` drops them and resets the connection, `Some(s)` blocks for up to `s`
+/// seconds.
 pub fn set_linger(fd: RawFd, seconds: Option<u32>) -> io::Result<()> {
     let value = libc::linger {
         l_onoff: i32::from(seconds.is_some()),
