@@ -19,9 +19,12 @@ impl World {
         self.net.begin_listening(at, backlog);
     }
 
-    pub(in crate::driver::sim) fn new_socket(&mut self, family: i32) -> usize {
+    pub(in crate::driver::sim) fn new_socket(&mut self, family: i32, kind: i32) -> usize {
         let capacity = self.dice.pick(&[100, 5000, 70_000]);
-        let kind = Kind::of_family(family);
+        let kind = match kind {
+            libc::SOCK_DGRAM => Kind::Datagram,
+            _ => Kind::of_family(family),
+        };
         self.net.socket(kind, capacity)
     }
 
