@@ -1,9 +1,9 @@
 //! A [`Driver`] without a kernel: the same seed, the same run.
 //!
-//! Sockets, clock and faults live in a [`World`], which the test keeps a hand on: it makes the sockets, plays
-//! their far ends with scripts, and looks at what moved. The driver itself checks what the layers above
-//! owe the kernel: one send in flight a socket (I4), no descriptor used or closed too late or too early (I6), every
-//! operation ended once (I2).
+//! Sockets, clock and faults live in a [`World`], which the test keeps a hand on: it makes the
+//! sockets, plays their far ends with scripts, and looks at what moved. The driver itself checks
+//! what the layers above owe the kernel: one send in flight a socket (I4), no descriptor used or
+//! closed too late or too early (I6), every operation ended once (I2).
 //!
 //! | file | concept |
 //! |---|---|

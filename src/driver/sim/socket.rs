@@ -1,4 +1,5 @@
-//! Stream sockets of the simulated kernel: bounded buffers, a wire between them, two ends of a stream.
+//! Stream sockets of the simulated kernel: bounded buffers, a wire between them, two ends of a
+//! stream.
 
 use std::collections::VecDeque;
 
