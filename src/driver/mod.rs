@@ -20,6 +20,8 @@ pub(crate) use descriptor::{Descriptor, HangUp, KeepAlive, SendHow, SocketOption
 mod descriptor;
 #[cfg(test)]
 pub(crate) mod sim;
+#[cfg(test)]
+mod tests;
 pub(crate) mod uring;
 
 /// The most pieces that one send gathers. Linux takes 1,024; past 64 the gain is gone.
