@@ -1,6 +1,8 @@
-//! A filter that compresses: an echo server that speaks zlib on the wire, each stream flushed after every message.
+//! A filter that compresses: an echo server that speaks zlib on the wire, each stream flushed after
+//! every message.
 //!
-//! `cargo run --release --example zlib -- 127.0.0.1:7000`, and on the other side, for example, Python's `zlib.decompressobj`.
+//! `cargo run --release --example zlib -- 127.0.0.1:7000`, and on the other side, for example,
+//! Python's `zlib.decompressobj`.
 
 use evring::{
     Addr, BufferEvent, Callbacks, EvBuffer, EventBase, Events, Filter, FilterResult, FlushMode,

@@ -1,6 +1,6 @@
 //! What can go wrong, each with its cause and its remedy.
 
-use std::io;
+use std::{fmt, io};
 
 use crate::ring::SetupError;
 use crate::sys::Errno;
@@ -9,7 +9,11 @@ use crate::sys::Errno;
 ///
 /// What happens to a connection later (end of stream, reset, time-out) is not an error of a
 /// call: it comes through the event callback.
-#[derive(Debug, thiserror::Error)]
+///
+/// Its text names the cause, which is therefore not told again by
+/// [`source`](std::error::Error::source). `{:?}` gives the same text, since that is what a program
+/// shows whose `main` returns an error.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The kernel gave no ring, or not the memory for it.
@@ -19,12 +23,12 @@ pub enum Error {
     #[error(transparent)]
     Arena(#[from] crate::arena::ArenaError),
     /// A system call was refused.
-    #[error("{call}: {source}")]
+    #[error("{call}: {cause}")]
     Io {
         /// What was asked of the kernel, with its argument.
         call: String,
         /// The kernel's answer.
-        source: io::Error,
+        cause: io::Error,
     },
     /// An address could not be read or does not fit a socket address.
     #[error("address '{given}': {why}")]
@@ -75,18 +79,24 @@ impl From<std::convert::Infallible> for Error {
     }
 }
 
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 impl Error {
-    pub(crate) fn io(call: impl Into<String>, source: io::Error) -> Self {
+    pub(crate) fn io(call: impl Into<String>, cause: io::Error) -> Self {
         Error::Io {
             call: call.into(),
-            source,
+            cause,
         }
     }
 
     /// The system's error number behind this error, if there is one.
     pub fn errno(&self) -> Option<Errno> {
         match self {
-            Error::Io { source, .. } => source.raw_os_error().map(Errno::from_raw),
+            Error::Io { cause, .. } => cause.raw_os_error().map(Errno::from_raw),
             _ => None,
         }
     }

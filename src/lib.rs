@@ -104,8 +104,7 @@ pub mod relay;
 pub mod ring;
 #[cfg(test)]
 mod simulation;
-#[doc(hidden)]
-pub mod sys;
+mod sys;
 
 pub use addr::Addr;
 pub use bufferevent::{
@@ -120,6 +119,16 @@ pub use event_base::{
 };
 pub use listener::{Accepted, ListenOptions, Listener};
 pub use relay::{Relay, RelayEnd, RelayOptions, RelayReport, RelaySide, relay};
+pub use sys::Errno;
+
+/// Functions that take descriptors by number are the library's own: safe code could close with them what
+/// belongs to others.
+///
+/// ```compile_fail,E0603
+/// use evring::sys::net::close;
+/// ```
+#[cfg(doctest)]
+struct SystemCallsArePrivate;
 
 /// The programs in README.md, compiled.
 #[cfg(doctest)]

@@ -200,7 +200,12 @@ impl Listener {
     ) -> Result<Self, Error> {
         sys::net::set_nonblocking(fd.as_raw_fd(), true)
             .map_err(|source| Error::io("adopting a listening socket", source))?;
-        Ok(Self::new(base, fd.into_raw_fd(), Box::new(on_accept), false))
+        Ok(Self::new(
+            base,
+            fd.into_raw_fd(),
+            Box::new(on_accept),
+            false,
+        ))
     }
 
     /// As [`adopt`](Self::adopt), but the socket stays the caller's (`evconnlistener_new` without

@@ -1,4 +1,5 @@
-//! A listener when the process has no descriptor left. Alone in its file: the limit is the whole process's.
+//! A listener when the process has no descriptor left. Alone in its file: the limit is the whole
+//! process's.
 
 use std::cell::{Cell, RefCell};
 use std::io::Read;
@@ -8,6 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use evring::{Addr, EventBase, ListenOptions, Listener, RunFlags};
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 #[test]
 fn a_listener_without_descriptors_reports_it_once_and_resumes_by_itself() {
@@ -37,10 +39,10 @@ fn a_listener_without_descriptors_reports_it_once_and_resumes_by_itself() {
     let clients: Vec<_> = (0..4).map(|_| TcpStream::connect(at).unwrap()).collect();
 
     // Not one descriptor more than there are.
-    let mut limit = evring::sys::limits::open_files().unwrap();
+    let mut limit = getrlimit(Resource::Nofile);
     let spare = clients[0].try_clone().unwrap();
-    limit.soft = spare.as_raw_fd() as u64 + 8;
-    evring::sys::limits::set_open_files(limit).unwrap();
+    limit.current = Some(spare.as_raw_fd() as u64 + 8);
+    setrlimit(Resource::Nofile, limit).unwrap();
     let mut fill = vec![spare];
     while let Ok(more) = clients[0].try_clone() {
         fill.push(more);

@@ -1,5 +1,5 @@
-//! docs/parity.md and the other documents name tests; this holds them to it: every test they name exists, and every
-//! function of libevent's bufferevent header has its row.
+//! docs/parity.md and the other documents name tests; this holds them to it: every test they name
+//! exists, and every function of libevent's bufferevent header has its row.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -138,7 +138,8 @@ fn tests_named_in(text: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Whether the source has a function of that name right below `#[test]`, other attributes between them allowed.
+/// Whether the source has a function of that name right below `#[test]`, other attributes between
+/// them allowed.
 fn has_test(source: &str, name: &str) -> bool {
     let wanted = format!("fn {name}(");
     let mut attributed = false;

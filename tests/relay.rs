@@ -214,7 +214,7 @@ fn what_was_received_before_a_reset_is_delivered() {
         let mut got = vec![0; out.len()];
         right.read_exact(&mut got).unwrap();
         assert!(got == out);
-        evring::sys::net::set_linger(std::os::fd::AsRawFd::as_raw_fd(&left), Some(0)).unwrap();
+        rustix::net::sockopt::set_socket_linger(&left, Some(Duration::ZERO)).unwrap();
         drop(left); // resets
         let mut rest = Vec::new();
         right.read_to_end(&mut rest).unwrap();
@@ -227,7 +227,7 @@ fn what_was_received_before_a_reset_is_delivered() {
         report.end,
         RelayEnd::Failed {
             side: RelaySide::A,
-            errno: Some(evring::ring::Errno::from_raw(libc::ECONNRESET)),
+            errno: Some(evring::Errno::from_raw(libc::ECONNRESET)),
         }
     );
     assert_eq!(report.a_to_b, sent.len() as u64);
@@ -298,7 +298,7 @@ fn a_refused_upstream_ends_the_relay_with_its_error() {
         .unwrap();
     let (mut client, server) = tcp_pair();
     let upstream = BufferEvent::socket(&base, None, Options::CLOSE_ON_FREE).unwrap();
-    upstream.connect(&Addr::from(gone)).unwrap();
+    upstream.connect(Addr::from(gone)).unwrap();
     let relay = relay(&adopt(&base, server), &upstream, RelayOptions::default()).unwrap();
     let end = Rc::new(RefCell::new(None));
     let told = end.clone();
@@ -309,7 +309,7 @@ fn a_refused_upstream_ends_the_relay_with_its_error() {
     });
     base.run().unwrap();
     assert_eq!(peer.join().unwrap(), 0);
-    let errno = Some(evring::ring::Errno::from_raw(libc::ECONNREFUSED));
+    let errno = Some(evring::Errno::from_raw(libc::ECONNREFUSED));
     let side = RelaySide::B;
     assert_eq!(*end.borrow(), Some(RelayEnd::Failed { side, errno }));
     assert_clean(&base);

@@ -1,10 +1,16 @@
-//! Signals of the process. Without the test harness: its threads do not have the signal blocked, and the
-//! kernel would be free to deliver it to them.
+//! Signals of the process. Without the test harness: its threads do not have the signal blocked,
+//! and the kernel would be free to deliver it to them.
 
 use std::cell::Cell;
 use std::rc::Rc;
 
 use evring::{EventBase, Exit, block_signals};
+
+/// Sends the signal to this process.
+fn raise() -> rustix::io::Result<()> {
+    use rustix::process::{Signal, getpid, kill_process};
+    kill_process(getpid(), Signal::USR2)
+}
 
 fn main() {
     block_signals(&[libc::SIGUSR2]).expect("a signal that can be blocked");
@@ -17,12 +23,12 @@ fn main() {
             if count.get() == 2 {
                 signal.cancel();
             } else {
-                evring::sys::signal::raise(libc::SIGUSR2).expect("it is sent");
+                raise().expect("it is sent");
             }
         })
         .expect("a signalfd");
     assert_eq!(signal.signum(), libc::SIGUSR2);
-    evring::sys::signal::raise(libc::SIGUSR2).expect("it is sent");
+    raise().expect("it is sent");
     assert_eq!(base.run().expect("it runs"), Exit::Idle);
     assert_eq!(caught.get(), 2);
     assert!(base.signal(-1, |_| {}).is_err(), "no such signal");

@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use evring::{Addr, SpinPolicy};
+use evring_bench::{args::BenchArgs, launch::LaunchArgs};
+use evring_cli_common::units::{parse_bytes, parse_positive_seconds, parse_rate, parse_seconds};
 
-use crate::bench::args::BenchArgs;
-use crate::bench::launch::LaunchArgs;
 use crate::rates::RateArgs;
-use crate::units::{parse_bytes, parse_seconds};
 
 /// Servers, a proxy and a load generator on io_uring.
 #[derive(Debug, Parser)]
@@ -40,7 +39,8 @@ pub enum Command {
 /// `evring echo`.
 #[derive(Debug, Args)]
 pub struct EchoArgs {
-    /// Where to listen: IP:PORT (IPv6 in brackets), unix:/path or unix:@name; port 0 takes a free one
+    /// Where to listen: IP:PORT (IPv6 in brackets), unix:/path or unix:@name; port 0 takes a free
+    /// one
     #[arg(long, value_name = "ADDR", value_parser = parse_addr, default_value = "127.0.0.1:7001")]
     pub listen: Addr,
     #[command(flatten)]
@@ -50,7 +50,8 @@ pub struct EchoArgs {
 /// `evring proxy`.
 #[derive(Debug, Args)]
 pub struct ProxyArgs {
-    /// Where to listen: IP:PORT (IPv6 in brackets), unix:/path or unix:@name; port 0 takes a free one
+    /// Where to listen: IP:PORT (IPv6 in brackets), unix:/path or unix:@name; port 0 takes a free
+    /// one
     #[arg(long, value_name = "ADDR", value_parser = parse_addr, default_value = "127.0.0.1:7000")]
     pub listen: Addr,
     /// Where to pass connections on to; without it an echo server is started for a try
@@ -73,11 +74,18 @@ pub struct ProxyArgs {
 #[derive(Debug, Clone, Args)]
 pub struct ServerArgs {
     /// Threads to serve with, each with a ring of its own
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256), default_value = "1")]
+    #[arg(
+        long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256),
+        default_value = "1"
+    )]
     pub threads: u16,
     /// Look for completions instead of sleeping: lower latency, for a whole core a thread. The mode
     /// is always (when none is given), adaptive (only for a while after the last one) or never
-    #[arg(long, value_name = "MODE", require_equals = true, num_args = 0..=1, default_missing_value = "always", default_value = "never", hide_default_value = true, hide_possible_values = true)]
+    #[arg(
+        long, value_name = "MODE", require_equals = true, num_args = 0..=1,
+        default_missing_value = "always", default_value = "never", hide_default_value = true,
+        hide_possible_values = true
+    )]
     pub spin: Spin,
     /// On SIGINT or SIGTERM, how long to go on sending what is buffered
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, default_value = "5")]
@@ -88,8 +96,8 @@ pub struct ServerArgs {
     /// The most memory that received data may take, for each thread; readers wait when it is spent
     #[arg(long, value_name = "BYTES", value_parser = parse_memory, default_value = "256M")]
     pub memory: usize,
-    /// How much one receive takes at most, a power of two from 4k to 1M. Bulk streams are cheaper with
-    /// 64k, where a small message then holds as much while it waits
+    /// How much one receive takes at most, a power of two from 4k to 1M. Bulk streams are cheaper
+    /// with 64k, where a small message then holds as much while it waits
     #[arg(long, value_name = "BYTES", value_parser = parse_slot, default_value = "16k")]
     pub slot: usize,
     /// Connections to serve at once; more wait (0: no limit; without it what the limit of open
@@ -112,13 +120,19 @@ pub struct LoadArgs {
     #[arg(long, value_name = "ADDR", value_parser = parse_told_addr)]
     pub upstream: Option<Addr>,
     /// Connections to keep open
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000), default_value = "64")]
+    #[arg(
+        long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000),
+        default_value = "64"
+    )]
     pub connections: u32,
     /// Bytes of a message
     #[arg(long, value_name = "BYTES", value_parser = parse_message_size, default_value = "64")]
     pub size: usize,
     /// Messages under way on a connection
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536), default_value = "1")]
+    #[arg(
+        long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536),
+        default_value = "1"
+    )]
     pub depth: u32,
     /// How long to measure
     #[arg(long, value_name = "SECONDS", value_parser = parse_positive_seconds, default_value = "5")]
@@ -137,7 +151,11 @@ pub struct LoadArgs {
     #[arg(long)]
     pub json: bool,
     /// Look for completions instead of sleeping, with the modes of the servers
-    #[arg(long, value_name = "MODE", require_equals = true, num_args = 0..=1, default_missing_value = "always", default_value = "never", hide_default_value = true, hide_possible_values = true)]
+    #[arg(
+        long, value_name = "MODE", require_equals = true, num_args = 0..=1,
+        default_missing_value = "always", default_value = "never", hide_default_value = true,
+        hide_possible_values = true
+    )]
     pub spin: Spin,
 }
 
@@ -287,25 +305,6 @@ fn parse_message_size(text: &str) -> Result<usize, String> {
     match parse_bytes(text)? {
         n @ 1..=MESSAGE_MAX_BYTES => Ok(n),
         _ => Err("expected 1 byte to 64 MiB".to_owned()),
-    }
-}
-
-/// More messages a second than any core can send.
-const RATE_MAX: f64 = 1e9;
-
-/// Reads messages a second of an open loop.
-pub fn parse_rate(text: &str) -> Result<f64, String> {
-    match text.trim().parse::<f64>() {
-        Ok(rate) if rate > 0.0 && rate <= RATE_MAX => Ok(rate),
-        _ => Err("expected a number of messages a second, above 0, such as 20000".to_owned()),
-    }
-}
-
-/// Reads a duration above zero.
-pub fn parse_positive_seconds(text: &str) -> Result<Duration, String> {
-    match parse_seconds(text)? {
-        Duration::ZERO => Err("expected more than 0 seconds".to_owned()),
-        duration => Ok(duration),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::live::Console;
+use evring_cli_common::console::Console;
 
 /// How long after a printed line its like is only counted.
 const QUIET: Duration = Duration::from_secs(1);

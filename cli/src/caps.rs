@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use evring::EventBase;
 use evring::ring::{Cap, Caps};
+use evring_cli_common::console::print_line;
+use evring_cli_common::failure::Failure;
 use serde::Serialize;
 
 use crate::args::CapsArgs;
-use crate::failure::Failure;
-use crate::server::print_line;
 
 /// Runs the command.
 pub fn run(args: &CapsArgs) -> Result<(), Failure> {

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evring::{BufferEvent, EventBase, Events, FlushEnd, Handler, Interest, Options};
+use evring_cli_common::console::{Console, print_line};
+use evring_cli_common::failure::Failure;
 use slab::Slab;
 
 use crate::args::EchoArgs;
 use crate::bursts::Notices;
-use crate::failure::Failure;
 use crate::gate::Pass;
-use crate::live::Console;
 use crate::server::{self, Server, unless_zero};
 use crate::service::Service;
 use crate::worker::MakeService;
@@ -32,7 +32,7 @@ pub fn run(args: &EchoArgs) -> Result<(), Failure> {
         notices,
         console,
     };
-    let outcomes = server.run(|addr| server::print_line(&format!("listening on {addr}")))?;
+    let outcomes = server.run(|addr| print_line(&format!("listening on {addr}")))?;
     server::print_stats(&args.server, &outcomes);
     Ok(())
 }

@@ -171,6 +171,16 @@ mod tests {
     }
 
     #[test]
+    fn a_port_that_is_only_reserved_is_free() {
+        let reserved = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        reserved.set_reuse_address(true).expect("set");
+        let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        reserved.bind(&any.into()).expect("bound");
+        let addr = reserved.local_addr().expect("bound").as_socket();
+        ListenClaim::check(&Addr::from(addr.expect("an IP address"))).expect("free");
+    }
+
+    #[test]
     fn a_shared_port_in_use_is_noticed() {
         let live = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
         let addr = Addr::from(live.local_addr().expect("bound"));

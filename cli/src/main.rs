@@ -3,37 +3,34 @@
 
 use std::process::ExitCode;
 
+use evring_bench::args::BenchArgs;
+use evring_cli_common::console::print_line;
+use evring_cli_common::failure::{EXIT_FAILURE, EXIT_USAGE, Failure};
+
 mod args;
-mod bench;
 mod bursts;
 mod caps;
-mod cpu;
 mod echo;
-mod failure;
 mod gate;
 mod limits;
 mod listen_claim;
 mod live;
 mod load;
-mod pattern;
 mod proxy;
 mod rates;
-mod report;
 mod server;
 mod service;
 mod shutdown;
 mod stats;
-mod units;
 mod worker;
 
 use args::{Command, Stop};
-use failure::{EXIT_FAILURE, EXIT_USAGE, Failure};
 
 fn main() -> ExitCode {
     let cli = match args::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(Stop::Answer(text)) => {
-            server::print_line(text.trim_end());
+            print_line(text.trim_end());
             return ExitCode::SUCCESS;
         }
         Err(Stop::Usage(line)) => {
@@ -59,8 +56,15 @@ fn run(command: &Command) -> Result<ExitCode, Failure> {
             true => ExitCode::SUCCESS,
             false => ExitCode::from(EXIT_FAILURE),
         }),
-        Command::Bench(args) => bench::run(args).map(ExitCode::from),
+        Command::Bench(args) => start_bench(args).map(ExitCode::from),
         Command::Caps(args) => caps::run(args).map(done),
-        Command::RunPinned(args) => bench::launch::run(args).map(|never| match never {}),
+        Command::RunPinned(args) => evring_bench::launch::run(args).map(|never| match never {}),
     }
+}
+
+/// Compares this very binary with its peers.
+fn start_bench(args: &BenchArgs) -> Result<u8, Failure> {
+    let own = std::env::current_exe()
+        .map_err(|error| Failure::new("cannot find this command's own file", error))?;
+    evring_bench::run(args, own)
 }

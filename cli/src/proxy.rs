@@ -12,15 +12,15 @@ use evring::{
     Addr, BufferEvent, Callbacks, EventBase, Events, Options, Relay, RelayOptions, RelayReport,
     relay,
 };
+use evring_cli_common::console::{Console, print_line};
+use evring_cli_common::failure::Failure;
 use slab::Slab;
 
 use crate::args::ProxyArgs;
 use crate::bursts::Notices;
 use crate::echo;
-use crate::failure::Failure;
 use crate::gate::Pass;
 use crate::limits::Capacity;
-use crate::live::Console;
 use crate::rates::Rates;
 use crate::server::{self, Server, seconds, unless_zero};
 use crate::service::Service;
@@ -51,7 +51,7 @@ pub fn run(args: &ProxyArgs) -> Result<(), Failure> {
         console,
     };
     let result = server.run(|addr| {
-        server::print_line(&format!("listening on {addr}"));
+        print_line(&format!("listening on {addr}"));
         if embedded.is_some() {
             how_to_try(addr, &upstream);
         }

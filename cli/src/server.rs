@@ -2,20 +2,20 @@
 //! and the counters at the end.
 
 use std::cell::RefCell;
-use std::io::Write;
 use std::time::{Duration, Instant};
 
 use evring::{Addr, EventBase};
+use evring_cli_common::console::{Console, print_line};
+use evring_cli_common::failure::Failure;
+use evring_cli_common::units;
 
 use crate::args::ServerArgs;
 use crate::bursts::Notices;
-use crate::failure::Failure;
 use crate::limits::{self, Capacity};
 use crate::listen_claim::ListenClaim;
-use crate::live::{Console, Dashboard, LIVE_INTERVAL, SharedSample, shared_sample};
+use crate::live::{Dashboard, LIVE_INTERVAL, SharedSample, shared_sample};
 use crate::shutdown;
 use crate::stats;
-use crate::units;
 use crate::worker::{self, MakeService, Outcome, Plan, Spawned, Team, Worker};
 
 /// A server to run.
@@ -163,12 +163,6 @@ impl Server {
             ));
         }
     }
-}
-
-/// Prints a line to standard output, at once. A reader that went away is not an error.
-pub fn print_line(line: &str) {
-    let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
 /// Prints the counters of `outcomes`, summed, if they were asked for.

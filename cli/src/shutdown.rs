@@ -3,11 +3,8 @@
 use std::cell::RefCell;
 
 use evring::{EventBase, Signal};
-
-use crate::failure::Failure;
-
-/// The signals that end a command.
-pub const SIGNALS: [i32; 2] = [libc::SIGINT, libc::SIGTERM];
+use evring_cli_common::SIGNALS;
+use evring_cli_common::failure::Failure;
 
 /// What a shell adds to the number of the signal that ended a process.
 const SIGNAL_EXIT_CODE: i32 = 128;

@@ -11,9 +11,9 @@ use std::time::Duration;
 use evring::{
     Addr, Counters, EventBase, ListenOptions, Listener, Remote, RunFlags, SpinPolicy, Timer,
 };
+use evring_cli_common::failure::Failure;
 
 use crate::bursts::Notices;
-use crate::failure::Failure;
 use crate::gate::Gate;
 use crate::limits::Capacity;
 use crate::listen_claim::ListenClaim;
@@ -317,7 +317,7 @@ impl Worker {
         })
         .map_err(|error| match error {
             // Its call names the address once more.
-            evring::Error::Io { source, .. } => cannot_listen(addr, source),
+            evring::Error::Io { cause, .. } => cannot_listen(addr, cause),
             other => cannot_listen(addr, other),
         })?;
         let notices = self.notices.clone();

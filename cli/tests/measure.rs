@@ -1,17 +1,6 @@
-//! The measurements of the comparison, on real servers. They are modules of the command, taken in by their path.
+//! The measurements of the comparison, on real servers.
 
 mod common;
-#[path = "../src/cpu.rs"]
-#[allow(dead_code, reason = "only the measurements are tested here")]
-mod cpu;
-#[path = "../src/failure.rs"]
-#[allow(dead_code, reason = "only the measurements are tested here")]
-mod failure;
-#[path = "../src/bench/measure/mod.rs"]
-#[allow(dead_code, reason = "each test uses its part")]
-mod measure;
-#[path = "../src/pattern.rs"]
-mod pattern;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -19,10 +8,12 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use evring_bench::measure::external::{self, External};
+use evring_bench::measure::rate::{self, Direction, Limit, Traffic};
+use evring_bench::measure::{accept, buffer, bulk, idle, pair, syscalls};
+use evring_cli_common::failure::Failure;
+
 use common::{Server, assert_echoes, upstream};
-use measure::external::{self, External};
-use measure::rate::{self, Direction, Limit, Traffic};
-use measure::{accept, buffer, bulk, idle, pair, syscalls};
 
 /// Long enough for the scheduler's accounts to move.
 const SHORT: Duration = Duration::from_millis(50);
@@ -255,8 +246,8 @@ fn a_pair_exchanges_messages() {
     assert!(each.iter().all(|&ns| ns > 0.0), "{each:?}");
 }
 
-/// Another process writes it: a child that a test on another thread starts at this moment would inherit the open file, and
-/// a file that is open for writing cannot be run.
+/// Another process writes it: a child that a test on another thread starts at this moment would
+/// inherit the open file, and a file that is open for writing cannot be run.
 fn write_script(path: &Path, script: &str) {
     let status = Command::new("sh")
         .args([
@@ -330,7 +321,8 @@ fn system_calls_are_counted() {
             Ok(())
         });
         let (calls, ()) = counted.unwrap_or_else(|failure| panic!("{counter:?}: {failure}"));
-        // A lone message takes one or two; the server may also have looked at the clock or its counters.
+        // A lone message takes one or two; the server may also have looked at the clock or its
+        // counters.
         assert!((10..100).contains(&calls), "{counter:?}: {calls} calls");
     }
 }
@@ -343,7 +335,7 @@ fn work_that_fails_and_processes_that_are_gone_are_told() {
     let server = Server::echo();
     let pid = server.process.pid();
     let failed: Result<(u64, ()), _> =
-        syscalls::count(&counter, pid, || Err(failure::Failure::line("no luck")));
+        syscalls::count(&counter, pid, || Err(Failure::line("no luck")));
     let failure = failed.expect_err("the work failed").to_string();
     assert!(failure.contains("no luck"), "{failure}");
     server.stop();

@@ -145,7 +145,9 @@ impl Shell {
 
     /// The deadline of a close that is under way; `u64::MAX`: none.
     pub(super) fn close_deadline(&self) -> u64 {
-        self.ending.with(|ending| ending.deadline).unwrap_or(u64::MAX)
+        self.ending
+            .with(|ending| ending.deadline)
+            .unwrap_or(u64::MAX)
     }
 
     /// Lets go of all that is the user's, of a bufferevent that was just freed.

@@ -4,7 +4,8 @@ use std::io;
 use std::os::fd::IntoRawFd;
 
 use super::{
-    Completion, Descriptor, Driver, HangUp, Op, OpId, SEND_PIECES, SendHow, SocketOption, Spent, Wait,
+    Completion, Descriptor, Driver, HangUp, Op, OpId, SEND_PIECES, SendHow, SocketOption, Spent,
+    Wait,
 };
 use crate::arena::Arena;
 use crate::evbuffer::EvBuffer;
@@ -170,7 +171,7 @@ impl Driver for Uring {
     }
 
     fn shutdown_write(&mut self, fd: i32) -> io::Result<()> {
-        net::shutdown(fd, net::How::Write)
+        net::shutdown_write(fd)
     }
 
     fn take_error(&mut self, fd: i32) -> io::Result<Option<Errno>> {

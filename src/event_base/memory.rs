@@ -100,7 +100,10 @@ impl EventBase {
     fn each_source(&self, f: impl Fn(std::rc::Rc<dyn super::source::Source>, &EventBase)) {
         let all: Vec<_> = {
             let sources = self.0.sources.borrow();
-            sources.iter().map(|(_, known)| known.source.clone()).collect()
+            sources
+                .iter()
+                .map(|(_, known)| known.source.clone())
+                .collect()
         };
         for source in all {
             f(source, self);

@@ -92,7 +92,7 @@ pub enum SetupError {
     WindowAttached,
     /// The environment variable `EVRING_CAPS` holds an unknown name.
     #[error("environment variable {CAPS_VARIABLE}: {0}")]
-    Caps(#[from] UnknownCap),
+    Caps(UnknownCap),
     /// The kernel refused for a reason that has no remedy of its own.
     #[error("{what} failed: {errno}")]
     Os {
@@ -101,6 +101,12 @@ pub enum SetupError {
         /// What the kernel answers.
         errno: Errno,
     },
+}
+
+impl From<UnknownCap> for SetupError {
+    fn from(unknown: UnknownCap) -> Self {
+        SetupError::Caps(unknown)
+    }
 }
 
 /// A word in a [`CapsMask`](super::CapsMask) that is no known name with a sign.

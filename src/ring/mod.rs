@@ -69,6 +69,7 @@ mod window;
 #[cfg(test)]
 mod tests;
 
+pub use crate::sys::host::Release;
 pub use crate::sys::{Errno, SockAddr};
 pub use caps::{CAPS_VARIABLE, Cap, Caps, CapsMask};
 pub use enter::Wait;

@@ -4,7 +4,7 @@ use super::op::{INTERNAL, Kind};
 use super::table::Held;
 use super::{Completion, Errno, OpId, Ring};
 use crate::arena::{Piece, Slot};
-use crate::sys::{net, uring};
+use crate::sys::uring;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 /// Completions taken with one store to the queue's head.
@@ -244,10 +244,9 @@ impl Ring {
 }
 
 /// Closes a descriptor that nobody wants.
-pub(super) fn close_unwanted(fd: RawFd) {
-    if let Err(err) = net::close(fd) {
-        log::warn!("closing descriptor {fd}: {err}");
-    }
+fn close_unwanted(fd: RawFd) {
+    // SAFETY: the kernel made it for an accept, and its completion is told to nobody: nobody else owns it.
+    drop(unsafe { OwnedFd::from_raw_fd(fd) });
 }
 
 /// What arrived in a slot, or the slot goes home when nothing did.

@@ -20,6 +20,7 @@
 //! | `joined` | relays |
 //! | `door` | a listener, and those who connect to it |
 //! | `limits` | rate limits, groups, and calls about them |
+//! | `instructions` | what a message costs, by callgrind |
 //! | `watch` | what moved, held against what the limits allow |
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -28,6 +29,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 mod chaos;
 mod door;
 mod end;
+mod instructions;
 mod joined;
 mod limits;
 mod scenario;

@@ -54,7 +54,8 @@ impl SockAddr {
         Ok(SockAddr::unix(bytes, bytes.len() + 1, 0))
     }
 
-    /// The address of a Unix socket in the abstract namespace; `name` comes without the leading zero byte.
+    /// The address of a Unix socket in the abstract namespace; `name` comes without the leading
+    /// zero byte.
     ///
     /// # Errors
     ///

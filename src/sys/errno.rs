@@ -8,7 +8,7 @@ use std::{fmt, io};
 /// gives as `EVUTIL_SOCKET_ERROR()`.
 ///
 /// ```
-/// use evring::ring::Errno;
+/// use evring::Errno;
 ///
 /// let err = Errno::from_raw(libc::ECONNREFUSED);
 /// assert_eq!(err.raw(), libc::ECONNREFUSED);

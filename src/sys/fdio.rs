@@ -19,8 +19,8 @@ pub(crate) fn readv(fd: BorrowedFd<'_>, into: &mut [IoSliceMut<'_>]) -> io::Resu
     })
 }
 
-/// Writes the slices in order, as far as the descriptor takes them. Goes on after a signal; raises no
-/// `SIGPIPE`.
+/// Writes the slices in order, as far as the descriptor takes them. Goes on after a signal; raises
+/// no `SIGPIPE`.
 pub(crate) fn writev(fd: BorrowedFd<'_>, from: &[IoSlice<'_>]) -> io::Result<usize> {
     let count = count_of(from.len());
     let _shield = PipeShield::raise();
@@ -73,8 +73,8 @@ pub(crate) fn is_regular(fd: RawFd) -> bool {
     found.is_ok() && stat.st_mode & libc::S_IFMT == libc::S_IFREG
 }
 
-/// Whether both directions are over (`POLLHUP`), and whether it holds an error (`POLLERR`). Does not
-/// wait, and takes nothing.
+/// Whether both directions are over (`POLLHUP`), and whether it holds an error (`POLLERR`). Does
+/// not wait, and takes nothing.
 pub(crate) fn hung_up(fd: RawFd) -> (bool, bool) {
     let mut poll = libc::pollfd {
         fd,

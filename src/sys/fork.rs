@@ -1,9 +1,9 @@
 //! Noticing that a process is a forked child (I11).
 //!
-//! A ring's queues are memory shared with the kernel and, after a fork, with the parent: a child that
-//! wrote to them would push operations into its parent's ring. One page per process is marked
-//! `MADV_WIPEONFORK`; it holds the number of an epoch, and a child finds zero there. The check costs
-//! one load.
+//! A ring's queues are memory shared with the kernel and, after a fork, with the parent: a child
+//! that wrote to them would push operations into its parent's ring. One page per process is marked
+//! `MADV_WIPEONFORK`; it holds the number of an epoch, and a child finds zero there. The check
+//! costs one load.
 
 use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
@@ -51,7 +51,8 @@ impl Page {
         const PAGE_BYTES: usize = 4096;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         let prot = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: an anonymous mapping at an address of the kernel's choice touches nothing of ours.
+        // SAFETY: an anonymous mapping at an address of the kernel's choice touches nothing of
+        // ours.
         let addr = unsafe { libc::mmap(ptr::null_mut(), PAGE_BYTES, prot, flags, -1, 0) };
         if addr == libc::MAP_FAILED {
             return Page::ProcessId;
@@ -69,7 +70,8 @@ impl Page {
     #[inline]
     fn epoch(&self) -> u64 {
         match self {
-            // SAFETY: the page lives as long as the process, is aligned, and zeroed memory is a valid atomic.
+            // SAFETY: the page lives as long as the process, is aligned, and zeroed memory is a
+            // valid atomic.
             Page::Wiped(page) => unsafe { page.as_ref() }.load(Ordering::Relaxed),
             Page::ProcessId => u64::from(std::process::id()),
         }
@@ -77,7 +79,8 @@ impl Page {
 
     /// Like [`Page::epoch`], but gives a process that has no number yet one of its own.
     fn current_epoch(&self) -> u64 {
-        // A child inherits the counter, so its numbers differ from all that its guards were made with.
+        // A child inherits the counter, so its numbers differ from all that its guards were made
+        // with.
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let Page::Wiped(page) = self else {
             return self.epoch();

@@ -1,12 +1,14 @@
 //! The system boundary: constants and system calls that neither the standard library nor the
 //! `io-uring` crate offers, behind functions that are safe to call.
 //!
-//! Shared by the layers above, which may not use `unsafe`, and by the `evring` command. It is no
-//! stable interface of the library.
+//! For the layers above, which may not use `unsafe`. Nothing of it is public but the value
+//! [`Errno`] and the address [`SockAddr`]: a function that takes a descriptor by number would let
+//! safe code close or change other people's.
 //!
 //! File descriptors come in as [`RawFd`](std::os::fd::RawFd), since the layers above count the
-//! operations on a descriptor and close it only when none is left (I6); new ones go out as
-//! [`OwnedFd`](std::os::fd::OwnedFd). A descriptor that is not open gives `EBADF`, an error like any other.
+//! operations on a descriptor and close it only when none is left (I6): that is what [`net::close`]
+//! is for, and drivers alone call it. New ones go out as [`OwnedFd`](std::os::fd::OwnedFd). A
+//! descriptor that is not open gives `EBADF`, an error like any other.
 //!
 //! | file | concept |
 //! |---|---|
@@ -19,24 +21,24 @@
 //! | `find` | finding a byte, with what is fastest on the platform |
 //! | `signal` | signalfd and signal masks |
 //! | `time` | the monotonic clock |
-//! | `limits` | resource limits and CPU affinity |
+//! | `limits` | resource limits |
 //! | `host` | which kernel this is, and why it refuses io_uring |
 //! | `fork` | noticing that a process is a forked child (I11) |
 //! | `uring` | raw `io_uring_enter` and the constants that the `io-uring` crate lacks |
 #![allow(unsafe_code)]
 
-pub mod addr;
-pub mod errno;
-pub mod event;
+pub(crate) mod addr;
+pub(crate) mod errno;
+pub(crate) mod event;
 pub(crate) mod fdio;
 pub(crate) mod find;
-pub mod fork;
-pub mod host;
-pub mod limits;
-pub mod net;
+pub(crate) mod fork;
+pub(crate) mod host;
+pub(crate) mod limits;
+pub(crate) mod net;
 pub(crate) mod pipe_shield;
-pub mod signal;
-pub mod time;
+pub(crate) mod signal;
+pub(crate) mod time;
 pub(crate) mod uring;
 
 pub use addr::SockAddr;

@@ -1,7 +1,7 @@
 //! Sockets: create, bind, listen, options, shutdown.
 
 use super::{Errno, SockAddr, check};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::{io, mem};
 
 /// How long a quiet connection stays before the kernel probes whether its peer is alive.
@@ -15,17 +15,6 @@ pub struct KeepAlive {
     pub probes: u32,
 }
 
-/// Which half of a connection to shut down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum How {
-    /// No more reading (`SHUT_RD`).
-    Read,
-    /// No more writing: the peer sees the end of the stream (`SHUT_WR`).
-    Write,
-    /// Both (`SHUT_RDWR`).
-    Both,
-}
-
 /// Creates a non-blocking socket that is closed on exec.
 ///
 /// `family` is `libc::AF_*`, `kind` `libc::SOCK_STREAM` or another of the `SOCK_*` types.
@@ -35,16 +24,6 @@ pub fn socket(family: i32, kind: i32) -> io::Result<OwnedFd> {
     let fd = check(unsafe { libc::socket(family, kind, 0) })?;
     // SAFETY: the kernel just made this descriptor, nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Creates two connected, non-blocking Unix sockets that are closed on exec.
-pub fn socket_pair(kind: i32) -> io::Result<(OwnedFd, OwnedFd)> {
-    let kind = kind | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    let mut fds = [-1; 2];
-    // SAFETY: the array has room for the two descriptors that are written.
-    check(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) })?;
-    // SAFETY: the kernel just made both descriptors, nobody else owns them.
-    Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
 }
 
 /// Gives a socket its local address.
@@ -60,18 +39,15 @@ pub fn listen(fd: RawFd, backlog: i32) -> io::Result<()> {
     check(unsafe { libc::listen(fd, backlog) }).map(drop)
 }
 
-/// Shuts down one half of a connection, or both.
-pub fn shutdown(fd: RawFd, how: How) -> io::Result<()> {
-    let how = match how {
-        How::Read => libc::SHUT_RD,
-        How::Write => libc::SHUT_WR,
-        How::Both => libc::SHUT_RDWR,
-    };
+/// Ends the sending direction of a connection: the peer sees the end of the stream (`SHUT_WR`).
+pub fn shutdown_write(fd: RawFd) -> io::Result<()> {
     // SAFETY: takes numbers only.
-    check(unsafe { libc::shutdown(fd, how) }).map(drop)
+    check(unsafe { libc::shutdown(fd, libc::SHUT_WR) }).map(drop)
 }
 
-/// Closes a descriptor that the caller owns by number. Only once no operation uses it (I6).
+/// Closes a descriptor that the caller owns by number. Only for drivers, which own descriptors as
+/// numbers because operations in flight name them so, and close one only once none is left (I6).
+/// Everybody else drops an [`OwnedFd`].
 ///
 /// # Errors
 ///
@@ -83,14 +59,6 @@ pub fn close(fd: RawFd) -> io::Result<()> {
         Err(err) if err.raw_os_error() == Some(libc::EINTR) => Ok(()),
         other => other.map(drop),
     }
-}
-
-/// Duplicates a descriptor; the copy is closed on exec.
-pub fn dup(fd: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: takes numbers only.
-    let fd = check(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0) })?;
-    // SAFETY: the kernel just made this descriptor, nobody else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Switches `O_NONBLOCK` on or off.
@@ -126,11 +94,6 @@ pub fn family(fd: RawFd) -> io::Result<i32> {
     get_int(fd, libc::SOL_SOCKET, libc::SO_DOMAIN)
 }
 
-/// The socket's type, one of `libc::SOCK_*` (`SO_TYPE`). `ENOTSOCK` if it is no socket.
-pub fn kind(fd: RawFd) -> io::Result<i32> {
-    get_int(fd, libc::SOL_SOCKET, libc::SO_TYPE)
-}
-
 /// Takes the pending error off the socket (`SO_ERROR`).
 pub fn take_error(fd: RawFd) -> io::Result<Option<Errno>> {
     let raw = get_int(fd, libc::SOL_SOCKET, libc::SO_ERROR)?;
@@ -158,8 +121,8 @@ pub(crate) fn set_defer_accept(fd: RawFd, on: bool) -> io::Result<()> {
     set_int(fd, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, i32::from(on))
 }
 
-/// Bytes that the peer of a TCP connection has acknowledged so far (`tcpi_bytes_acked`, 4.1); `None`
-/// for anything else.
+/// Bytes that the peer of a TCP connection has acknowledged so far (`tcpi_bytes_acked`, 4.1);
+/// `None` for anything else.
 pub(crate) fn bytes_acked(fd: RawFd) -> Option<u64> {
     const PLACE: usize = 120;
     let mut info = [0_u64; PLACE / 8 + 1];
@@ -177,11 +140,6 @@ pub fn set_nodelay(fd: RawFd, on: bool) -> io::Result<()> {
     set_int(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, i32::from(on))
 }
 
-/// Whether [`set_nodelay`] is on.
-pub fn nodelay(fd: RawFd) -> io::Result<bool> {
-    Ok(get_int(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY)? != 0)
-}
-
 /// Probes quiet connections (`SO_KEEPALIVE` and `TCP_KEEP*`); `None` switches it off.
 pub fn set_keepalive(fd: RawFd, keepalive: Option<KeepAlive>) -> io::Result<()> {
     let Some(times) = keepalive else {
@@ -197,28 +155,10 @@ pub fn set_keepalive(fd: RawFd, keepalive: Option<KeepAlive>) -> io::Result<()> 
     set_int(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)
 }
 
-/// Size of the socket's send buffer in bytes (`SO_SNDBUF`); the kernel doubles it for its own
-/// needs.
-pub fn set_send_buffer_bytes(fd: RawFd, bytes: usize) -> io::Result<()> {
-    let bytes = i32::try_from(bytes).unwrap_or(i32::MAX);
-    set_int(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, bytes)
-}
-
-/// Size of the socket's receive buffer in bytes (`SO_RCVBUF`); the kernel doubles it for its own
-/// needs.
-pub fn set_recv_buffer_bytes(fd: RawFd, bytes: usize) -> io::Result<()> {
-    let bytes = i32::try_from(bytes).unwrap_or(i32::MAX);
-    set_int(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes)
-}
-
-/// The send buffer's size in bytes, as the kernel accounts for it (twice what was asked).
-pub fn send_buffer_bytes(fd: RawFd) -> io::Result<usize> {
-    Ok(get_int(fd, libc::SOL_SOCKET, libc::SO_SNDBUF)? as usize)
-}
-
-/// The receive buffer's size in bytes, as the kernel accounts for it (twice what was asked).
-pub fn recv_buffer_bytes(fd: RawFd) -> io::Result<usize> {
-    Ok(get_int(fd, libc::SOL_SOCKET, libc::SO_RCVBUF)? as usize)
+/// The socket's type, one of `libc::SOCK_*` (`SO_TYPE`). `ENOTSOCK` if it is no socket.
+#[cfg(test)]
+pub fn kind(fd: RawFd) -> io::Result<i32> {
+    get_int(fd, libc::SOL_SOCKET, libc::SO_TYPE)
 }
 
 /// What `close` does with bytes that are not sent yet (`SO_LINGER`): `None` sends them in the
@@ -230,14 +170,6 @@ pub fn set_linger(fd: RawFd, seconds: Option<u32>) -> io::Result<()> {
         l_linger: i32::try_from(seconds.unwrap_or(0)).unwrap_or(i32::MAX),
     };
     set(fd, libc::SOL_SOCKET, libc::SO_LINGER, &value)
-}
-
-/// A listener's or connection's port, for addresses bound with port 0.
-pub fn local_port(fd: &impl AsRawFd) -> io::Result<u16> {
-    let addr = local_addr(fd.as_raw_fd())?;
-    addr.to_socket_addr()
-        .map(|ip| ip.port())
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a Unix socket has no port"))
 }
 
 fn set_int(fd: RawFd, level: i32, option: i32, value: i32) -> io::Result<()> {
@@ -263,7 +195,10 @@ fn get_int(fd: RawFd, level: i32, option: i32) -> io::Result<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
     use std::net::SocketAddr;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
 
     fn tcp_listener() -> OwnedFd {
         let fd = socket(libc::AF_INET, libc::SOCK_STREAM).expect("a socket");
@@ -277,11 +212,11 @@ mod tests {
     #[test]
     fn a_listener_knows_its_port_and_has_no_peer() {
         let fd = tcp_listener();
-        assert_ne!(local_port(&fd).expect("port"), 0);
+        let at = local_addr(fd.as_raw_fd()).expect("an address");
+        assert_ne!(at.to_socket_addr().expect("an IP address").port(), 0);
         let err = peer_addr(fd.as_raw_fd()).expect_err("no peer");
         assert_eq!(err.raw_os_error(), Some(libc::ENOTCONN));
         assert_eq!(family(fd.as_raw_fd()).expect("family"), libc::AF_INET);
-        assert_eq!(kind(fd.as_raw_fd()).expect("kind"), libc::SOCK_STREAM);
     }
 
     #[test]
@@ -289,11 +224,8 @@ mod tests {
         let fd = tcp_listener();
         let raw = fd.as_raw_fd();
         set_nodelay(raw, true).expect("nodelay");
-        assert!(nodelay(raw).expect("nodelay"));
-        set_send_buffer_bytes(raw, 65_536).expect("sndbuf");
-        assert_eq!(send_buffer_bytes(raw).expect("sndbuf"), 131_072);
-        set_recv_buffer_bytes(raw, 65_536).expect("rcvbuf");
-        assert_eq!(recv_buffer_bytes(raw).expect("rcvbuf"), 131_072);
+        let nodelay = get_int(raw, libc::IPPROTO_TCP, libc::TCP_NODELAY);
+        assert_eq!(nodelay.expect("nodelay"), 1);
         let times = KeepAlive {
             idle_s: 60,
             interval_s: 5,
@@ -310,11 +242,13 @@ mod tests {
 
     #[test]
     fn a_pair_shuts_down_and_closes() {
-        let (a, b) = socket_pair(libc::SOCK_STREAM).expect("a pair");
-        shutdown(a.as_raw_fd(), How::Write).expect("shutdown");
-        let copy = dup(b.as_raw_fd()).expect("dup");
-        set_nonblocking(copy.as_raw_fd(), false).expect("blocking");
-        set_nonblocking(copy.as_raw_fd(), true).expect("non-blocking");
+        let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+        shutdown_write(ours.as_raw_fd()).expect("shutdown");
+        assert_eq!(theirs.read(&mut [0; 1]).expect("the end"), 0);
+        set_nonblocking(ours.as_raw_fd(), true).expect("non-blocking");
+        let empty = (&ours).read(&mut [0; 1]).expect_err("nothing there");
+        assert_eq!(empty.kind(), io::ErrorKind::WouldBlock);
+        set_nonblocking(ours.as_raw_fd(), false).expect("blocking");
         let err = close(-1).expect_err("not a descriptor");
         assert_eq!(err.raw_os_error(), Some(libc::EBADF));
     }

@@ -1,9 +1,9 @@
 //! Keeping `SIGPIPE` away from writes to a pipe or socket that nobody reads any more.
 //!
-//! Sends can ask for it (`MSG_NOSIGNAL`); writes can not before Linux 6.18. At the default disposition
-//! the signal kills the process, and a library may not leave that to its programs, nor change the
-//! disposition for them. So the calling thread has the signal blocked while the kernel writes, and
-//! what came of it is taken away before it is let through again.
+//! Sends can ask for it (`MSG_NOSIGNAL`); writes can not before Linux 6.18. At the default
+//! disposition the signal kills the process, and a library may not leave that to its programs, nor
+//! change the disposition for them. So the calling thread has the signal blocked while the kernel
+//! writes, and what came of it is taken away before it is let through again.
 
 use std::marker::PhantomData;
 use std::{mem, ptr};
@@ -20,7 +20,8 @@ pub(crate) struct PipeShield {
 }
 
 impl PipeShield {
-    /// Raises the shield; `None` when there is nothing to fear, since the process ignores the signal.
+    /// Raises the shield; `None` when there is nothing to fear, since the process ignores the
+    /// signal.
     pub(crate) fn raise() -> Option<Self> {
         if is_ignored() {
             return None;

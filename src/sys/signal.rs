@@ -4,16 +4,6 @@ use super::check;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::{io, mem, ptr};
 
-/// The signals a thread had blocked, to be put back later.
-#[derive(Clone, Copy)]
-pub struct SignalMask(libc::sigset_t);
-
-impl std::fmt::Debug for SignalMask {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("SignalMask(..)")
-    }
-}
-
 /// One signal as read from a signal descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caught {
@@ -23,30 +13,22 @@ pub struct Caught {
     pub sender_pid: u32,
 }
 
-/// Blocks `signals` for the calling thread and gives the mask from before. Threads started later inherit it.
+/// Blocks `signals` for the calling thread. Threads started later inherit it.
 ///
 /// # Errors
 ///
 /// `InvalidInput` for a number that is no signal.
-pub fn block(signals: &[i32]) -> io::Result<SignalMask> {
-    change(libc::SIG_BLOCK, &set_of(signals)?)
+pub fn block(signals: &[i32]) -> io::Result<()> {
+    let set = set_of(signals)?;
+    // SAFETY: the set lives across the call; nobody asks for the old mask. It returns its error.
+    match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()) } {
+        0 => Ok(()),
+        err => Err(io::Error::from_raw_os_error(err)),
+    }
 }
 
-/// Unblocks `signals` for the calling thread and gives the mask from before.
-///
-/// # Errors
-///
-/// `InvalidInput` for a number that is no signal.
-pub fn unblock(signals: &[i32]) -> io::Result<SignalMask> {
-    change(libc::SIG_UNBLOCK, &set_of(signals)?)
-}
-
-/// Puts a mask back that [`block`] or [`unblock`] gave.
-pub fn restore(mask: SignalMask) -> io::Result<()> {
-    change(libc::SIG_SETMASK, &mask.0).map(drop)
-}
-
-/// Creates a descriptor that is readable when one of `signals`, which should be blocked, is pending.
+/// Creates a descriptor that is readable when one of `signals`, which should be blocked, is
+/// pending.
 ///
 /// # Errors
 ///
@@ -57,17 +39,6 @@ pub fn signal_fd(signals: &[i32]) -> io::Result<OwnedFd> {
     let fd = check(unsafe { libc::signalfd(-1, &raw const set, FLAGS) })?;
     // SAFETY: the kernel just made this descriptor, nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Changes which signals an existing signal descriptor watches.
-///
-/// # Errors
-///
-/// `InvalidInput` for a number that is no signal, or if `fd` is no signal descriptor.
-pub fn set_signals(fd: RawFd, signals: &[i32]) -> io::Result<()> {
-    let set = set_of(signals)?;
-    // SAFETY: the set is borrowed for the call.
-    check(unsafe { libc::signalfd(fd, &raw const set, FLAGS) }).map(drop)
 }
 
 /// Takes one pending signal from a signal descriptor; `None` when there is none.
@@ -95,16 +66,6 @@ pub fn read(fd: RawFd) -> io::Result<Option<Caught>> {
     }))
 }
 
-/// Sends a signal to the calling process.
-///
-/// # Errors
-///
-/// `EINVAL` for a number that is no signal.
-pub fn raise(signal: i32) -> io::Result<()> {
-    // SAFETY: takes numbers only.
-    check(unsafe { libc::kill(libc::getpid(), signal) }).map(drop)
-}
-
 const FLAGS: libc::c_int = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
 
 fn set_of(signals: &[i32]) -> io::Result<libc::sigset_t> {
@@ -121,16 +82,6 @@ fn set_of(signals: &[i32]) -> io::Result<libc::sigset_t> {
     Ok(set)
 }
 
-fn change(how: libc::c_int, set: &libc::sigset_t) -> io::Result<SignalMask> {
-    // SAFETY: sigset_t is plain numbers; the call overwrites it with the old mask.
-    let mut old: libc::sigset_t = unsafe { mem::zeroed() };
-    // SAFETY: both sets live across the call. The call returns its error instead of setting errno.
-    match unsafe { libc::pthread_sigmask(how, ptr::from_ref(set), &raw mut old) } {
-        0 => Ok(SignalMask(old)),
-        err => Err(io::Error::from_raw_os_error(err)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,8 +89,9 @@ mod tests {
 
     #[test]
     fn a_blocked_signal_arrives_at_the_descriptor() {
-        // Sent to this thread alone, lest another test's thread take the process's signal and die of it.
-        let old = block(&[libc::SIGUSR2]).expect("block");
+        // Sent to this thread alone, lest another test's thread take the process's signal and die
+        // of it.
+        block(&[libc::SIGUSR2]).expect("block");
         let fd = signal_fd(&[libc::SIGUSR2]).expect("a signalfd");
         assert_eq!(read(fd.as_raw_fd()).expect("none yet"), None);
         // SAFETY: signals the calling thread, which has the signal blocked.
@@ -147,8 +99,7 @@ mod tests {
         let caught = read(fd.as_raw_fd()).expect("read").expect("one signal");
         assert_eq!(caught.signal, libc::SIGUSR2);
         assert_eq!(caught.sender_pid, std::process::id());
-        set_signals(fd.as_raw_fd(), &[libc::SIGUSR1]).expect("change");
-        restore(old).expect("restore");
+        assert_eq!(read(fd.as_raw_fd()).expect("taken"), None);
     }
 
     #[test]

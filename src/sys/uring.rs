@@ -44,13 +44,15 @@ pub(crate) const CQE_FLAGS: u32 = (1 << CQE_BUFFER_SHIFT) - 1;
 /// Where the buffer's id begins in the completion's flags.
 pub(crate) const CQE_BUFFER_SHIFT: u32 = 16;
 
-/// Offset of `optlen` in a submission entry, in bytes; the union it lies in is `file_index` elsewhere.
+/// Offset of `optlen` in a submission entry, in bytes; the union it lies in is `file_index`
+/// elsewhere.
 const SQE_OPTLEN_OFFSET: usize = 44;
 
 const REGISTER_RING_FDS: libc::c_uint = 20;
 const UNREGISTER_RING_FDS: libc::c_uint = 21;
 
-/// How `io_uring_enter` is to wait: the kernel's `struct io_uring_getevents_arg`, and the time it points to.
+/// How `io_uring_enter` is to wait: the kernel's `struct io_uring_getevents_arg`, and the time it
+/// points to.
 #[repr(C)]
 struct WaitArg {
     sigmask: u64,
@@ -70,8 +72,8 @@ const _: () = assert!(mem::size_of::<WaitArg>() == 24);
 const _: () = assert!(mem::size_of::<Timespec>() == 16);
 const _: () = assert!(mem::size_of::<squeue::Entry>() == 64);
 
-/// Submits `to_submit` entries and, with [`ENTER_GETEVENTS`], waits for `min_complete` completions, for at
-/// most `timeout`. Gives the number of entries that the kernel took.
+/// Submits `to_submit` entries and, with [`ENTER_GETEVENTS`], waits for `min_complete` completions,
+/// for at most `timeout`. Gives the number of entries that the kernel took.
 ///
 /// # Safety
 ///
@@ -104,7 +106,8 @@ pub(crate) unsafe fn enter(
             (flags | ENTER_EXT_ARG, ptr, mem::size_of::<WaitArg>())
         }
     };
-    // SAFETY: the ring and its entries are the caller's promise; the argument lives across the call.
+    // SAFETY: the ring and its entries are the caller's promise; the argument lives across the
+    // call.
     let ret = unsafe {
         libc::syscall(
             libc::SYS_io_uring_enter,
@@ -151,8 +154,8 @@ pub(crate) fn unregister_ring_fd(fd: RawFd, index: RawFd) -> Result<(), Errno> {
 #[inline]
 pub(crate) fn set_optlen(entry: &mut squeue::Entry, value: u32) {
     let base = (&raw mut *entry).cast::<u8>();
-    // SAFETY: the entry is the kernel's 64-byte `struct io_uring_sqe` (repr(C), size asserted above), of
-    // which these four aligned bytes are a plain number.
+    // SAFETY: the entry is the kernel's 64-byte `struct io_uring_sqe` (repr(C), size asserted
+    // above), of which these four aligned bytes are a plain number.
     unsafe { base.add(SQE_OPTLEN_OFFSET).cast::<u32>().write(value) };
 }
 

@@ -92,8 +92,10 @@ impl Clocks {
         let schedstat = schedstat.expect("a kernel with scheduler statistics");
         // Its first number, the CPU time, is only brought up to date now and then.
         let waited = schedstat.split(' ').nth(1).and_then(|n| n.parse().ok());
+        let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        let cpu = Duration::try_from(cpu).expect("time goes forward");
         Clocks {
-            cpu: Duration::from_nanos(evring::sys::time::thread_cpu_ns()),
+            cpu,
             waited: Duration::from_nanos(waited.expect("three numbers")),
         }
     }

@@ -58,7 +58,8 @@ impl Epoll {
         check(done as isize).map(drop)
     }
 
-    /// Waits up to `timeout_ms` (-1: for ever) and gives the number of events, read with [`ready`](Self::ready).
+    /// Waits up to `timeout_ms` (-1: for ever) and gives the number of events, read with
+    /// [`ready`](Self::ready).
     pub fn wait(&mut self, timeout_ms: i32) -> io::Result<usize> {
         // SAFETY: the kernel fills at most `events.len()` entries.
         let count = unsafe {

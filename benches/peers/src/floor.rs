@@ -1,12 +1,14 @@
 //! The floor: a TCP echo server or proxy as a bare io_uring loop.
 //!
-//! Multishot accept, multishot receive into a window of provided buffers, and sends of the very slots that were
-//! received, gathered when there are several. One `enter` a turn submits, waits and reaps. Half-close is carried
-//! through. There is nothing else: no timeouts, no callbacks, no high-water mark (what a peer does not read waits
-//! in slots until the pool is spent, then reading stops).
+//! Multishot accept, multishot receive into a window of provided buffers, and sends of the very
+//! slots that were received, gathered when there are several. One `enter` a turn submits, waits and
+//! reaps. Half-close is carried through. There is nothing else: no timeouts, no callbacks, no
+//! high-water mark (what a peer does not read waits in slots until the pool is spent, then reading
+//! stops).
 //!
-//! It is also where a feature of the kernel is tried before evring takes it over. [`FloorArgs`] turns each of them on:
-//! registered descriptors, buffers that are filled incrementally, receives in bundles, waits for several completions.
+//! It is also where a feature of the kernel is tried before evring takes it over. [`FloorArgs`]
+//! turns each of them on: registered descriptors, buffers that are filled incrementally, receives
+//! in bundles, waits for several completions.
 
 mod args;
 mod files;
@@ -37,12 +39,13 @@ pub enum Route {
     Proxy(SocketAddr),
 }
 
-/// Serves until the process is told to go. It listens only once the kernel has granted what was asked for.
+/// Serves until the process is told to go. It listens only once the kernel has granted what was
+/// asked for.
 ///
 /// # Errors
 ///
-/// The options do not go together, the kernel lacks one, the ring could not be set up, or accepting failed (a bare loop
-/// has no way to go on from that).
+/// The options do not go together, the kernel lacks one, the ring could not be set up, or accepting
+/// failed (a bare loop has no way to go on from that).
 pub fn serve(server: &ServerArgs, route: Route, args: &FloorArgs) -> io::Result<()> {
     let mut uring = set_up()?;
     args.check(uring.params())?;
@@ -107,7 +110,8 @@ impl Kind {
     }
 }
 
-/// One socket. Ends come in pairs (2k, 2k + 1): client and upstream; an echo uses only the first and is its own other.
+/// One socket. Ends come in pairs (2k, 2k + 1): client and upstream; an echo uses only the first
+/// and is its own other.
 #[derive(Debug)]
 struct End {
     /// -1: not in use.
@@ -270,7 +274,8 @@ impl Floor<'_> {
         let entry = multishot_recv(fd, self.filling)
             .flags(fixed)
             .user_data(Kind::Recv.of(end));
-        // SAFETY: the entry points to nothing; the slots it draws are the window's, which is never unmapped.
+        // SAFETY: the entry points to nothing; the slots it draws are the window's, which is never
+        // unmapped.
         unsafe { self.ring.push(&entry) }
     }
 
@@ -311,7 +316,8 @@ impl Floor<'_> {
         }
     }
 
-    /// Sends what is queued for `end`, unless a send is under way; passes the other end's end on once all is sent.
+    /// Sends what is queued for `end`, unless a send is under way; passes the other end's end on
+    /// once all is sent.
     fn send(&mut self, at: usize) -> io::Result<()> {
         let end = &mut self.ends[at];
         if !end.flight.is_empty() {
@@ -320,7 +326,8 @@ impl Floor<'_> {
         if end.queue.is_empty() {
             if end.fin && !end.shut {
                 end.shut = true;
-                // SAFETY: no memory is involved; a socket that is no longer connected is only an error.
+                // SAFETY: no memory is involved; a socket that is no longer connected is only an
+                // error.
                 unsafe { libc::shutdown(end.fd, libc::SHUT_WR) };
             }
             return self.close_if_over(at);
@@ -357,8 +364,8 @@ impl Floor<'_> {
                 .build()
         };
         end.ops += 1;
-        // SAFETY: the slots in flight go back to the pool, and the boxed header is touched again, only after this
-        // send's completion.
+        // SAFETY: the slots in flight go back to the pool, and the boxed header is touched again,
+        // only after this send's completion.
         unsafe {
             self.ring
                 .push(&entry.flags(fixed).user_data(Kind::Send.of(at)))
@@ -403,9 +410,9 @@ impl Floor<'_> {
         }
     }
 
-    /// An error on either side ends both: what is queued is dropped, what the kernel has is cancelled, and both are closed
-    /// once that has come back. (Shutting down instead is not enough: a multishot receive that still found data gets
-    /// no completion for the end.)
+    /// An error on either side ends both: what is queued is dropped, what the kernel has is
+    /// cancelled, and both are closed once that has come back. (Shutting down instead is not
+    /// enough: a multishot receive that still found data gets no completion for the end.)
     fn break_off(&mut self, at: usize) -> io::Result<()> {
         for at in [at, self.other(at)] {
             self.list(at);

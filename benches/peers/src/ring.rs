@@ -1,8 +1,8 @@
 //! The ring of a bare io_uring loop, with one `enter` a turn.
 //!
-//! This and the [`window`](crate::window) are the floor's own, deliberately apart from evring's `ring` layer: they must
-//! not share what they are the measure of. They expect a kernel that has everything (6.1) and just fail elsewhere; what
-//! is on trial says what it needs.
+//! This and the [`window`](crate::window) are the floor's own, deliberately apart from evring's
+//! `ring` layer: they must not share what they are the measure of. They expect a kernel that has
+//! everything (6.1) and just fail elsewhere; what is on trial says what it needs.
 
 use std::io;
 
@@ -31,8 +31,8 @@ pub struct Batch {
     pub microseconds: u32,
 }
 
-/// The end of a batching wait in which nothing came. The kernel needs one: without it, such a wait ends after its
-/// microseconds even if nothing is there, and an idle loop would turn all the time.
+/// The end of a batching wait in which nothing came. The kernel needs one: without it, such a wait
+/// ends after its microseconds even if nothing is there, and an idle loop would turn all the time.
 const IDLE: Timespec = Timespec::new().sec(3600);
 
 /// A ring made for one thread that submits and reaps in the same call.
@@ -47,7 +47,8 @@ pub fn set_up() -> io::Result<IoUring> {
     without_array.or_else(|_| builder.build(SQ_ENTRIES))
 }
 
-/// The ring's three halves, borrowed for the loop's life (the registered ring fd lives in the submitter).
+/// The ring's three halves, borrowed for the loop's life (the registered ring fd lives in the
+/// submitter).
 #[allow(missing_debug_implementations)]
 pub struct Ring<'a> {
     submitter: Submitter<'a>,
@@ -74,8 +75,8 @@ impl<'a> Ring<'a> {
         &self.submitter
     }
 
-    /// Submits what was pushed, runs what the kernel has deferred, and waits until `want` completions are there (or a
-    /// batch of them).
+    /// Submits what was pushed, runs what the kernel has deferred, and waits until `want`
+    /// completions are there (or a batch of them).
     pub fn enter(&mut self, want: u32) -> io::Result<()> {
         self.sq.sync();
         let queued = u32::try_from(self.sq.len()).expect("at most SQ_ENTRIES");
@@ -102,7 +103,8 @@ impl<'a> Ring<'a> {
             .min_wait_usec(batch.microseconds)
             .timespec(&IDLE);
         let flags = EnterFlags::GETEVENTS | EnterFlags::EXT_ARG;
-        // SAFETY: EXT_ARG says that the argument is such a block; it and the time it points to outlive the call.
+        // SAFETY: EXT_ARG says that the argument is such a block; it and the time it points to
+        // outlive the call.
         let entered = unsafe {
             self.submitter
                 .enter(queued, batch.wanted, flags.bits(), Some(&args))
@@ -127,8 +129,8 @@ impl<'a> Ring<'a> {
     ///
     /// # Safety
     ///
-    /// All memory that `entry` points to must stay valid, and unaliased where the kernel writes it, until its last
-    /// completion.
+    /// All memory that `entry` points to must stay valid, and unaliased where the kernel writes it,
+    /// until its last completion.
     pub unsafe fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
         // SAFETY: passed on to the caller.
         while unsafe { self.sq.push(entry) }.is_err() {
@@ -138,8 +140,8 @@ impl<'a> Ring<'a> {
     }
 }
 
-/// A receive that stays armed and takes a slot of the window for each completion, or several. It tries only once the
-/// socket is readable: what is armed has just been found empty or is new.
+/// A receive that stays armed and takes a slot of the window for each completion, or several. It
+/// tries only once the socket is readable: what is armed has just been found empty or is new.
 pub fn multishot_recv(fd: types::Fd, filling: Filling) -> squeue::Entry {
     let bundle = match filling {
         Filling::Slot | Filling::Incremental => 0,

@@ -1,5 +1,5 @@
-//! What every peer server does around its loop: arguments, the listening socket, the line that says it is ready,
-//! the end on a signal.
+//! What every peer server does around its loop: arguments, the listening socket, the line that says
+//! it is ready, the end on a signal.
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -20,8 +20,9 @@ pub struct ServerArgs {
 }
 
 impl ServerArgs {
-    /// Binds and listens (nonblocking), raises the descriptor limit, arranges for the exit on SIGTERM and SIGINT,
-    /// and prints `listening on ADDR`. A client that reads the line can connect from then on.
+    /// Binds and listens (nonblocking), raises the descriptor limit, arranges for the exit on
+    /// SIGTERM and SIGINT, and prints `listening on ADDR`. A client that reads the line can connect
+    /// from then on.
     ///
     /// # Errors
     ///
@@ -45,11 +46,12 @@ impl ServerArgs {
     }
 }
 
-/// Sets TCP_NODELAY. A failure is ignored: the socket may have been reset meanwhile, which the next operation tells.
+/// Sets TCP_NODELAY. A failure is ignored: the socket may have been reset meanwhile, which the next
+/// operation tells.
 pub fn set_nodelay(fd: RawFd) {
     let on: libc::c_int = 1;
-    // SAFETY: `on` is a c_int and outlives the call, which reads size_of::<c_int>() bytes; a stale fd is only an
-    // error.
+    // SAFETY: `on` is a c_int and outlives the call, which reads size_of::<c_int>() bytes; a stale
+    // fd is only an error.
     unsafe {
         libc::setsockopt(
             fd,
@@ -61,8 +63,8 @@ pub fn set_nodelay(fd: RawFd) {
     }
 }
 
-/// Raises the soft limit of open descriptors to the hard one; where that is refused the soft one stays. Gives the limit
-/// that holds then.
+/// Raises the soft limit of open descriptors to the hard one; where that is refused the soft one
+/// stays. Gives the limit that holds then.
 pub fn raise_descriptor_limit() -> u64 {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
@@ -81,8 +83,8 @@ pub fn raise_descriptor_limit() -> u64 {
     limit.rlim_cur
 }
 
-/// Ends the process with code 0 on SIGTERM or SIGINT, from whatever it is waiting in: a measured loop must carry
-/// no check of its own for that.
+/// Ends the process with code 0 on SIGTERM or SIGINT, from whatever it is waiting in: a measured
+/// loop must carry no check of its own for that.
 fn exit_on_signal() -> io::Result<()> {
     extern "C" fn exit_now(_signal: libc::c_int) {
         // SAFETY: _exit is async-signal-safe.

@@ -1,4 +1,5 @@
-//! The window of provided buffers: what receives are filled into, and how the kernel tells what it has filled.
+//! The window of provided buffers: what receives are filled into, and how the kernel tells what it
+//! has filled.
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,8 +25,8 @@ const RING_INCREMENTAL: u16 = 2;
 pub enum Filling {
     /// A completion takes a slot, however little it received.
     Slot,
-    /// A slot takes one completion's bytes after the other's, whichever connection they are of, until it is full
-    /// (`IOU_PBUF_RING_INC`).
+    /// A slot takes one completion's bytes after the other's, whichever connection they are of,
+    /// until it is full (`IOU_PBUF_RING_INC`).
     Incremental,
     /// A completion takes as many slots as it has bytes for (`IORING_RECVSEND_BUNDLE`).
     Bundle,
@@ -48,8 +49,9 @@ enum Books {
     /// Nothing: it is one chunk, or free.
     Slot,
     Incremental(Vec<Shared>),
-    /// The position in the ring at which it was published last. The entry there says which slot it was, and how long
-    /// it was to the kernel; entries are written anew only after all completions were reaped.
+    /// The position in the ring at which it was published last. The entry there says which slot it
+    /// was, and how long it was to the kernel; entries are written anew only after all completions
+    /// were reaped.
     Bundle(Vec<u16>),
 }
 
@@ -58,12 +60,13 @@ enum Books {
 struct Shared {
     /// Bytes that completions have told of: where the next one's begin.
     filled: u32,
-    /// Chunks that were not put back yet, and one more as long as the kernel goes on filling the slot.
+    /// Chunks that were not put back yet, and one more as long as the kernel goes on filling the
+    /// slot.
     users: u32,
 }
 
-/// Slots of one size, a last-in-first-out pool of them, and the ring through which the kernel is given a small window of
-/// that pool.
+/// Slots of one size, a last-in-first-out pool of them, and the ring through which the kernel is
+/// given a small window of that pool.
 #[derive(Debug)]
 pub struct Window {
     entries: NonNull<BufRingEntry>,
@@ -78,7 +81,8 @@ pub struct Window {
 }
 
 impl Window {
-    /// Maps slots of `slot_bytes` and registers a buffer ring that shows the kernel at most `window` of them at a time.
+    /// Maps slots of `slot_bytes` and registers a buffer ring that shows the kernel at most
+    /// `window` of them at a time.
     ///
     /// # Errors
     ///
@@ -109,7 +113,8 @@ impl Window {
             ),
             Filling::Bundle => (Books::Bundle(vec![0; slot_count]), 0),
         };
-        // SAFETY: the entries are a zeroed, page-aligned mapping of the size told, which is never unmapped.
+        // SAFETY: the entries are a zeroed, page-aligned mapping of the size told, which is never
+        // unmapped.
         let registered = unsafe {
             ring.submitter().register_buf_ring_with_flags(
                 entries.as_ptr() as u64,
@@ -141,8 +146,8 @@ impl Window {
         })
     }
 
-    /// Publishes the most recently freed slots until the window is full. Called once a turn, when all completions have
-    /// been reaped.
+    /// Publishes the most recently freed slots until the window is full. Called once a turn, when
+    /// all completions have been reaped.
     pub fn refill(&mut self) {
         let before = self.tail;
         while self.published < self.window {
@@ -168,7 +173,8 @@ impl Window {
             self.published += 1;
         }
         if self.tail != before {
-            // SAFETY: `entries` is the first entry of a registered ring, whose tail the kernel only reads.
+            // SAFETY: `entries` is the first entry of a registered ring, whose tail the kernel only
+            // reads.
             let tail = unsafe {
                 AtomicU16::from_ptr(BufRingEntry::tail(self.entries.as_ptr()).cast_mut())
             };
@@ -176,9 +182,10 @@ impl Window {
         }
     }
 
-    /// Notes what the completion of a receive says: `bytes` (none at a stream's end) were received into `slot`, and
-    /// where they went on, into those published after it; `goes_on` that the kernel keeps the slot
-    /// (`IORING_CQE_F_BUF_MORE`). The bytes are appended to `chunks`, each of which is to be put back.
+    /// Notes what the completion of a receive says: `bytes` (none at a stream's end) were received
+    /// into `slot`, and where they went on, into those published after it; `goes_on` that the
+    /// kernel keeps the slot (`IORING_CQE_F_BUF_MORE`). The bytes are appended to `chunks`, each of
+    /// which is to be put back.
     pub fn taken(&mut self, slot: u16, bytes: u32, goes_on: bool, chunks: &mut VecDeque<Chunk>) {
         match &mut self.books {
             Books::Slot => {
@@ -236,7 +243,8 @@ impl Window {
         self.published == 0
     }
 
-    /// Puts a chunk of `slot` back. Once nothing else is in the slot it is the next to be published.
+    /// Puts a chunk of `slot` back. Once nothing else is in the slot it is the next to be
+    /// published.
     pub fn put_back(&mut self, slot: u16) {
         if let Books::Incremental(shared) = &mut self.books {
             let of = &mut shared[usize::from(slot)];
@@ -255,8 +263,8 @@ impl Window {
     }
 
     fn entry(&mut self, position: u16) -> &mut BufRingEntry {
-        // SAFETY: the index is masked to the mapped entries. Those between the kernel's head and the tail are only
-        // read, and the kernel writes none while this thread is not in it.
+        // SAFETY: the index is masked to the mapped entries. Those between the kernel's head and
+        // the tail are only read, and the kernel writes none while this thread is not in it.
         unsafe { &mut *self.entries.as_ptr().add(usize::from(position & self.mask)) }
     }
 }
@@ -291,9 +299,9 @@ mod tests {
     use super::*;
     use crate::ring::{multishot_recv, set_up};
 
-    /// Receives `parts`, each written when the one before has arrived, in slots of 1000 bytes of which the kernel is
-    /// shown 8. Gives the chunks of each part and how many completions told of it; what they hold was compared, and no
-    /// slot is missing in the end.
+    /// Receives `parts`, each written when the one before has arrived, in slots of 1000 bytes of
+    /// which the kernel is shown 8. Gives the chunks of each part and how many completions told of
+    /// it; what they hold was compared, and no slot is missing in the end.
     fn receive(filling: Filling, parts: &[usize]) -> Vec<(Vec<Chunk>, usize)> {
         let mut uring = set_up().expect("a kernel with io_uring");
         let mut ring = Ring::new(&mut uring, None).expect("a ring");
@@ -336,7 +344,8 @@ mod tests {
             }
             let got = chunks.iter().flat_map(|chunk| {
                 let start = window.slot(chunk.slot);
-                // SAFETY: the kernel has filled this part of the slot, and leaves it alone until it is put back.
+                // SAFETY: the kernel has filled this part of the slot, and leaves it alone until it
+                // is put back.
                 let filled = unsafe {
                     std::slice::from_raw_parts(start.add(chunk.start as usize), chunk.len as usize)
                 };

@@ -40,7 +40,8 @@ impl Server {
 
     fn stop(mut self) {
         let pid = self.child.id() as libc::pid_t;
-        // SAFETY: no memory is involved; the child has not been waited for, so the pid is still its own.
+        // SAFETY: no memory is involved; the child has not been waited for, so the pid is still its
+        // own.
         assert_eq!(unsafe { libc::kill(pid, libc::SIGTERM) }, 0);
         let status = self.child.wait().expect("the child is ours");
         assert_eq!(status.code(), Some(0));
@@ -54,10 +55,12 @@ impl Drop for Server {
     }
 }
 
-/// After so many bytes what a client sends repeats: a prime, so that messages of a round size all differ.
+/// After so many bytes what a client sends repeats: a prime, so that messages of a round size all
+/// differ.
 const PERIOD: usize = 251;
 
-/// Sends `messages` of `size` bytes on each of so many connections at once, and compares what comes back.
+/// Sends `messages` of `size` bytes on each of so many connections at once, and compares what comes
+/// back.
 fn exchange(addr: SocketAddr, connections: usize, size: usize, messages: usize) {
     let stream: Vec<u8> = (0..PERIOD as u8).cycle().take(PERIOD + size).collect();
     let message = |index: usize| &stream[index * size % PERIOD..][..size];
@@ -94,7 +97,8 @@ fn serves(server: &Server) {
     }
 }
 
-/// A client that says all it has, ends its direction, and only then reads: it gets all of it and then the end.
+/// A client that says all it has, ends its direction, and only then reads: it gets all of it and
+/// then the end.
 fn carries_half_close(server: &Server) {
     let mut stream = TcpStream::connect(server.addr).expect("the server listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("not zero");
@@ -190,7 +194,8 @@ fn floor_proxy() {
     );
 }
 
-/// What the floor can be told to try, each by itself and together, with slots of a common and of an odd size.
+/// What the floor can be told to try, each by itself and together, with slots of a common and of an
+/// odd size.
 const TRIALS: [&[&str]; 10] = [
     &["--registered-files"],
     &["--incremental"],
@@ -218,8 +223,8 @@ const TRIALS: [&[&str]; 10] = [
     ],
 ];
 
-/// Many connections at once, more than the window has slots, of which a slot may hold bytes of several; and streams of
-/// several megabytes, in messages of all sizes.
+/// Many connections at once, more than the window has slots, of which a slot may hold bytes of
+/// several; and streams of several megabytes, in messages of all sizes.
 fn serves_much(server: &Server) {
     exchange(server.addr, 300, 64, 10);
     exchange(server.addr, 3, 4 << 20, 2);
@@ -261,8 +266,8 @@ fn floor_proxy_on_trial() {
     upstream.stop();
 }
 
-/// An idle connection gets its answer although nothing else makes up the wanted number, and a loop whose wait has run
-/// into its microseconds sleeps on.
+/// An idle connection gets its answer although nothing else makes up the wanted number, and a loop
+/// whose wait has run into its microseconds sleeps on.
 #[test]
 fn floor_waits_for_a_batch_without_turning() {
     let arguments = ["--min-wait", "1000"].map(str::to_owned);

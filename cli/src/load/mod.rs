@@ -6,16 +6,18 @@ use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use evring::{BufferEvent, EventBase, Events, Handler, Interest, Options, Timer};
+use evring_cli_common::console::{Console, print_line};
+use evring_cli_common::cpu::CpuReading;
+use evring_cli_common::failure::Failure;
+use evring_cli_common::pattern::{Pattern, connection_offset};
+use evring_cli_common::report::{Latency, OpenLoop, Report, curve};
+use evring_cli_common::units;
 
 use crate::args::LoadArgs;
-use crate::cpu::CpuReading;
-use crate::failure::Failure;
 use crate::limits;
-use crate::live::{Console, LIVE_INTERVAL};
-use crate::pattern::{Pattern, connection_offset};
-use crate::report::{Latency, OpenLoop, Report, curve};
-use crate::server::{print_line, seconds};
-use crate::{shutdown, units};
+use crate::live::LIVE_INTERVAL;
+use crate::server::seconds;
+use crate::shutdown;
 
 mod schedule;
 mod tally;

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use evring_cli_common::cpu::{CpuReading, CpuTime};
+use evring_cli_common::report::latency_histogram;
 use hdrhistogram::Histogram;
-
-use crate::cpu::{CpuReading, CpuTime};
-use crate::report::latency_histogram;
 
 /// Counts of the run, and the clock of the measured time.
 pub struct Tally {

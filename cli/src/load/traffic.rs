@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use bytes::Buf;
 use evring::EvBuffer;
+use evring_cli_common::failure::Failure;
 
 use super::tally::Tally;
 use super::{Client, Phase, Run, Stream};
-use crate::failure::Failure;
 
 /// Messages of an open loop that are written in one go; then the loop looks what came back.
 const PACED_AT_ONCE: usize = 256;

@@ -6,13 +6,13 @@
 use std::rc::Rc;
 
 use evring::{Addr, EventBase, SpinPolicy};
+use evring_cli_common::console::Console;
+use evring_cli_common::failure::Failure;
 
 use crate::bursts::Notices;
 use crate::echo;
-use crate::failure::Failure;
 use crate::limits::Capacity;
 use crate::listen_claim::ListenClaim;
-use crate::live::Console;
 use crate::worker::{self, Plan, Worker};
 
 /// The library's own, which the base has without an upstream.

@@ -1,5 +1,9 @@
 //! The same echo on every rung of the ladder.
 
+use std::os::fd::AsFd;
+
+use rustix::net::{Shutdown, shutdown};
+
 use super::*;
 
 /// Every mask under which a ring has to work; each takes away one rung, the last all of them.
@@ -46,8 +50,8 @@ fn echo_works_on_every_rung() {
 /// Echoes messages of many sizes, each sent back in as many pieces as it came in, until the client ends.
 fn echo(
     rig: &mut Rig,
-    mut client: impl Read + Write + AsRawFd + Send + 'static,
-    server: impl AsRawFd,
+    mut client: impl Read + Write + AsFd + Send + 'static,
+    server: impl AsRawFd + AsFd,
 ) {
     let sizes = [1, 64, 4095, 4096, 4097, 20_000];
     let rounds = 5;
@@ -61,8 +65,8 @@ fn echo(
                 assert!(sent == back, "{size} bytes came back changed");
             }
         }
-        crate::sys::net::shutdown(client.as_raw_fd(), crate::sys::net::How::Write)
-            .expect("the end goes out");
+        let end = shutdown(&client, Shutdown::Write);
+        end.expect("the end goes out");
         let mut rest = Vec::new();
         client.read_to_end(&mut rest).expect("the end comes back");
         assert!(rest.is_empty());
@@ -97,7 +101,7 @@ fn echo(
             sending = true;
         }
     }
-    crate::sys::net::shutdown(server.as_raw_fd(), crate::sys::net::How::Both).expect("shutdown");
+    shutdown(&server, Shutdown::Both).expect("shutdown");
     peer.join().expect("the peer is content");
     assert_eq!(rig.ring.in_flight(), 0);
 }

@@ -52,7 +52,8 @@ fn without_wait_all_a_send_may_be_short() {
         let mut rig = Rig::new(mask);
         let (mut client, server) = tcp_pair();
         let fd = server.as_raw_fd();
-        crate::sys::net::set_send_buffer_bytes(fd, 256 * 1024).expect("a small buffer");
+        rustix::net::sockopt::set_socket_send_buffer_size(&server, 256 * 1024)
+            .expect("a small buffer");
         crate::sys::net::set_nonblocking(fd, true).expect("non-blocking");
         let all = pattern(100 * 100_000);
         let mut sent = 0;

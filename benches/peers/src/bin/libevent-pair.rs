@@ -4,17 +4,27 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-/// Round trips over a pair of libevent's bufferevents: prints one JSON object with nanoseconds of thread CPU time
+/// Round trips over a pair of libevent's bufferevents: prints one JSON object with nanoseconds of
+/// thread CPU time
 #[derive(Parser)]
 struct Args {
     /// Bytes of a message
-    #[arg(long, value_name = "BYTES", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    #[arg(
+        long, value_name = "BYTES", default_value_t = 64,
+        value_parser = clap::value_parser!(u32).range(1..=1 << 20)
+    )]
     size: u32,
     /// Round trips of a batch
-    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(
+        long, value_name = "N", default_value_t = 100_000,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
     round_trips: u32,
     /// Batches, each with a time of its own
-    #[arg(long, value_name = "N", default_value_t = 11, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(
+        long, value_name = "N", default_value_t = 11,
+        value_parser = clap::value_parser!(u16).range(1..)
+    )]
     batches: u16,
 }
 
@@ -34,7 +44,8 @@ fn run(args: &Args) -> ExitCode {
     }
 
     let mut batch_ns = vec![0; args.batches.into()];
-    // SAFETY: c/pair.c has this signature and writes as many times as it is told, which is the vector's length.
+    // SAFETY: c/pair.c has this signature and writes as many times as it is told, which is the
+    // vector's length.
     let failed = unsafe {
         libevent_pair(
             args.size as usize,

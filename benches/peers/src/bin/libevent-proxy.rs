@@ -87,7 +87,8 @@ fn serve(args: &Args) -> ExitCode {
         Ok(listener) => {
             let upstream = SockAddr::from(args.upstream);
             let limits = args.limits.per_tick();
-            // SAFETY: c/proxy.c has this signature and layout and copies address and limits; the descriptor is given away with the call.
+            // SAFETY: c/proxy.c has this signature and layout and copies address and limits; the
+            // descriptor is given away with the call.
             let failed = unsafe {
                 libevent_proxy(
                     listener.into_raw_fd(),

@@ -17,13 +17,15 @@ struct Args {
 
 /// Read at once at most, by each connection.
 const READ_BYTES: usize = 16 * 1024;
-/// Entries of the submission queue: what thousands of connections submit in one turn goes in at once.
+/// Entries of the submission queue: what thousands of connections submit in one turn goes in at
+/// once.
 const ENTRIES: u32 = 4096;
 
 fn main() -> io::Result<()> {
     let args = Args::parse();
     let listener = args.server.start()?;
-    // As monoio comes, completions interrupt the thread wherever it is; that costs it a tenth of its time here.
+    // As monoio comes, completions interrupt the thread wherever it is; that costs it a tenth of
+    // its time here.
     let mut ring = monoio_io_uring::IoUring::builder();
     ring.setup_single_issuer().setup_defer_taskrun();
     RuntimeBuilder::<IoUringDriver>::new()

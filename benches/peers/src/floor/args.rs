@@ -44,8 +44,8 @@ pub struct FloorArgs {
 }
 
 impl FloorArgs {
-    /// Refuses what does not go together, and what a kernel with these features does not have. (Whether it has
-    /// incremental buffers shows only when a ring of them is registered.)
+    /// Refuses what does not go together, and what a kernel with these features does not have.
+    /// (Whether it has incremental buffers shows only when a ring of them is registered.)
     pub(super) fn check(&self, kernel: &Parameters) -> io::Result<()> {
         let conflict = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         if self.bundle && self.incremental {

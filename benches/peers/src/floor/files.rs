@@ -11,7 +11,8 @@ use crate::server::raise_descriptor_limit;
 /// Slots a table of registered descriptors has at most; 8 bytes each.
 const MAX_SLOTS: u64 = 1 << 16;
 
-/// The table of registered descriptors, where there is one. An end's slot has the number of the end.
+/// The table of registered descriptors, where there is one. An end's slot has the number of the
+/// end.
 #[derive(Debug)]
 pub(super) struct Files {
     /// 0: nothing is registered.

@@ -20,7 +20,10 @@ pub(super) enum Receiving {
     /// A limit asks to wait until there is something to read.
     Polling(OpId),
     /// Its cancellation was asked for; it may still bring something.
-    Stopping { op: OpId, poll: bool },
+    Stopping {
+        op: OpId,
+        poll: bool,
+    },
     /// It stands still; a poll looks whether the connection breaks meanwhile.
     Watching(OpId),
     /// In the base's line for receive slots.
@@ -90,10 +93,7 @@ impl Socket {
     /// Whether it waits for memory.
     #[cfg(test)]
     pub(in crate::bufferevent) fn is_starved(&self) -> bool {
-        matches!(
-            self.receiving.get(),
-            Receiving::InLine | Receiving::Parked
-        )
+        matches!(self.receiving.get(), Receiving::InLine | Receiving::Parked)
     }
 
     pub(in crate::bufferevent) fn wants_receive(&self, cx: &Cx<'_>) -> bool {
@@ -102,9 +102,7 @@ impl Socket {
 
     pub(super) fn receive_is_wanted(&self, life: Life, machine: &Machine) -> bool {
         match life {
-            Life::Open => {
-                machine.wants_read() && !machine.keeps_end() && !self.unseen.is_some()
-            }
+            Life::Open => machine.wants_read() && !machine.keeps_end() && !self.unseen.is_some(),
             // Whatever is enabled meanwhile: it has finished reading.
             Life::StoppingReads | Life::Freed => false,
             // It reads and drops until the end: its peer may need to be read from before it reads.

@@ -4,7 +4,7 @@ use super::Socket;
 use super::descriptor::Kind;
 use super::receive::Receiving;
 use crate::bufferevent::machine::{Fin, Life, StreamEnd};
-use crate::bufferevent::shell::{SHORT_COPY_OUT_FRACTION, Cx};
+use crate::bufferevent::shell::{Cx, SHORT_COPY_OUT_FRACTION};
 use crate::driver::{Completion, OpId};
 use crate::evbuffer::Spent;
 use crate::sys::Errno;
@@ -90,11 +90,9 @@ impl Socket {
         let patient = !self.is_timed(cx);
         let how = self.kind.get().send_how(patient);
         let token = cx.shell().reg.token();
-        let (op, taken) = cx
-            .base
-            .push_send(token, |driver, token| {
-                driver.send(token, fd, &output, most, how)
-            });
+        let (op, taken) = cx.base.push_send(token, |driver, token| {
+            driver.send(token, fd, &output, most, how)
+        });
         drop(output);
         drop(spent);
         self.in_flight.set(self.in_flight.get() + 1);
