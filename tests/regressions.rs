@@ -534,7 +534,13 @@ fn a_reader_whose_limit_was_spent_when_it_got_a_slot_was_never_woken() {
     for _ in 0..1_000 {
         base.run_with(RunFlags::NONBLOCK).expect("a turn");
     }
-    assert!(base.counters().starved > starved && !bev.input().is_empty());
+    assert!(
+        base.counters().starved > starved && !bev.input().is_empty(),
+        "starved {} then {}, {} bytes in",
+        starved,
+        base.counters().starved,
+        bev.input().len()
+    );
     bev.decrement_read_limit(100_000).expect("live");
     base.run_with(RunFlags::NONBLOCK).expect("a turn");
     drop(hog_far);

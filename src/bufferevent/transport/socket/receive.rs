@@ -114,11 +114,11 @@ impl Socket {
         }
     }
 
-    /// Whether what it received waits somewhere: in its input, in its own output, or in that of
-    /// whoever it is relayed to.
+    /// Whether what it received waits for a peer to read it: in its own output, or in that of
+    /// whoever it is relayed to. What waits in its input waits for the program, which may need
+    /// more to go on.
     fn holds_memory(&self, cx: &Cx<'_>) -> bool {
-        let shell = cx.shell();
-        shell.input_len() != 0 || shell.output_len() != 0 || self.backlogged.get()
+        cx.shell().output_len() != 0 || self.backlogged.get()
     }
 
     /// Begins to receive, if that is wanted and may be: the one place where receives begin.
@@ -140,6 +140,18 @@ impl Socket {
         if short && !self.is_closing_down(cx) && self.holds_memory(cx) {
             self.park(cx);
             return Feeding::Left;
+        }
+        if short
+            && cx.base.memory_is_spent()
+            && !self.is_closing_down(cx)
+            && cx.shell().input_len() != 0
+        {
+            // What it would receive would be memory that there is not.
+            if offer.is_none() {
+                self.wait_in_line(cx);
+                return Feeding::Left;
+            }
+            return Feeding::Passed;
         }
         let kind = self.kind.get();
         let plan = match self.plan(cx, kind, short, offer) {
