@@ -4,13 +4,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use std::rc::Rc;
 
 use crate::addr::Addr;
 use crate::driver::{Completion, Driver, Op, OpId, SocketOption};
 use crate::error::Error;
 use crate::event_base::EventBase;
+use crate::event_base::hook::{Hook, finally};
 use crate::event_base::registration::Registration;
 use crate::event_base::source::Source;
 use crate::sys::{self, Errno};
@@ -33,16 +34,24 @@ pub struct ListenOptions {
     pub nodelay: bool,
     /// An IPv6 listener takes no IPv4 connections (IPV6_V6ONLY, `LEV_OPT_BIND_IPV6ONLY`).
     pub v6_only: bool,
+    /// A TCP connection is accepted only once it has sent something (TCP_DEFER_ACCEPT,
+    /// `LEV_OPT_DEFERRED_ACCEPT`): for protocols in which the client speaks first. Linux gives a
+    /// silent one up after about a second.
+    pub deferred_accept: bool,
+    /// It begins paused: [`Listener::resume`] begins to accept (`LEV_OPT_DISABLED`).
+    pub disabled: bool,
 }
 
 impl Default for ListenOptions {
-    /// A backlog of 1,024; no sharing of the port, no TCP_NODELAY.
+    /// A backlog of 1,024, and everything else off.
     fn default() -> Self {
         ListenOptions {
             backlog: 1024,
             reuse_port: false,
             nodelay: false,
             v6_only: false,
+            deferred_accept: false,
+            disabled: false,
         }
     }
 }
@@ -69,6 +78,18 @@ impl ListenOptions {
     /// Sets [`v6_only`](Self::v6_only).
     pub fn v6_only(mut self, on: bool) -> Self {
         self.v6_only = on;
+        self
+    }
+
+    /// Sets [`deferred_accept`](Self::deferred_accept).
+    pub fn deferred_accept(mut self, on: bool) -> Self {
+        self.deferred_accept = on;
+        self
+    }
+
+    /// Sets [`disabled`](Self::disabled).
+    pub fn disabled(mut self, on: bool) -> Self {
+        self.disabled = on;
         self
     }
 }
@@ -116,24 +137,35 @@ impl Accepted {
 #[derive(Clone)]
 pub struct Listener(Rc<Inner>);
 
-type AcceptFn = Box<dyn FnMut(&Listener, Accepted)>;
-type ErrorFn = Box<dyn FnMut(&Listener, &io::Error)>;
+type AcceptFn = dyn FnMut(&Listener, Accepted);
+type ErrorFn = dyn FnMut(&Listener, &io::Error);
 
 struct Inner {
     registration: Registration,
     /// −1 once closed.
     fd: Cell<i32>,
     op: Cell<Option<OpId>>,
-    paused: Cell<bool>,
-    closed: Cell<bool>,
+    state: Cell<Accepting>,
     /// The last accept failed for want of something; told once until one succeeds.
     failing: Cell<bool>,
-    /// When to try again, in the driver's time; `u64::MAX`: not waiting.
-    retry_at: Cell<u64>,
     /// Accepted between `pause` and the end of the kernel's accept.
     held_back: RefCell<VecDeque<Accepted>>,
-    on_accept: RefCell<Option<AcceptFn>>,
-    on_error: RefCell<Option<ErrorFn>>,
+    on_accept: Hook<AcceptFn>,
+    on_error: Hook<ErrorFn>,
+}
+
+/// What a listener is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Accepting {
+    /// Connections are accepted: an accept is in flight, or begins by the end of the turn.
+    Armed,
+    /// The program paused it.
+    Paused,
+    /// An accept failed for want of something: it tries again once this has passed, in the driver's
+    /// time.
+    Backoff(u64),
+    /// For good. An accept may still be in flight.
+    Closed,
 }
 
 impl Listener {
@@ -153,7 +185,7 @@ impl Listener {
     ) -> Result<Self, Error> {
         let fd = listening_socket(base, addr, &options)
             .map_err(|source| Error::io(format!("listening on {addr}"), source))?;
-        Ok(Self::new(base, fd, Box::new(on_accept)))
+        Ok(Self::new(base, fd, Box::new(on_accept), options.disabled))
     }
 
     /// Accepts from a socket that listens already (`evconnlistener_new`). It is closed with the
@@ -168,44 +200,74 @@ impl Listener {
     ) -> Result<Self, Error> {
         sys::net::set_nonblocking(fd.as_raw_fd(), true)
             .map_err(|source| Error::io("adopting a listening socket", source))?;
-        Ok(Self::new(base, fd.into_raw_fd(), Box::new(on_accept)))
+        Ok(Self::new(
+            base,
+            fd.into_raw_fd(),
+            Box::new(on_accept),
+            false,
+        ))
     }
 
-    fn new(base: &EventBase, fd: i32, on_accept: AcceptFn) -> Self {
+    /// As [`adopt`](Self::adopt), but the socket stays the caller's (`evconnlistener_new` without
+    /// `LEV_OPT_CLOSE_ON_FREE`): the listener works on a duplicate of the descriptor, and closes
+    /// only that. Afterwards the socket goes on to listen, and can be given to another.
+    ///
+    /// # Errors
+    /// As [`adopt`](Self::adopt), or when the process has no descriptor left.
+    pub fn lend(
+        base: &EventBase,
+        socket: impl AsFd,
+        on_accept: impl FnMut(&Listener, Accepted) + 'static,
+    ) -> Result<Self, Error> {
+        let own = socket.as_fd().try_clone_to_owned();
+        let own = own.map_err(|source| Error::io("duplicating a listening socket", source))?;
+        Self::adopt(base, own, on_accept)
+    }
+
+    fn new(base: &EventBase, fd: i32, on_accept: Box<AcceptFn>, disabled: bool) -> Self {
         let inner = Rc::new(Inner {
             registration: Registration::new(),
             fd: Cell::new(fd),
             op: Cell::new(None),
-            paused: Cell::new(false),
-            closed: Cell::new(false),
+            state: Cell::new(match disabled {
+                true => Accepting::Paused,
+                false => Accepting::Armed,
+            }),
             failing: Cell::new(false),
-            retry_at: Cell::new(u64::MAX),
             held_back: RefCell::default(),
-            on_accept: RefCell::new(Some(on_accept)),
-            on_error: RefCell::new(None),
+            on_accept: Hook::with(on_accept),
+            on_error: Hook::new(),
         });
         inner.registration.join(base, inner.clone());
         inner.arm(base);
-        inner.registration.set_active(base, true);
+        inner.registration.set_active(base, !disabled);
         Listener(inner)
+    }
+
+    /// Calls `f` with each connection from now on (`evconnlistener_set_cb`).
+    pub fn set_callback(&self, f: impl FnMut(&Listener, Accepted) + 'static) {
+        if !self.0.is_closed() {
+            self.0.on_accept.set(Box::new(f));
+        }
     }
 
     /// Calls `f` when connections can not be accepted (`evconnlistener_set_error_cb`): no
     /// descriptors left (EMFILE, ENFILE), no memory. Once for each time that it begins to fail: the
     /// listener goes on, tries ten times a second and accepts what waits as soon as it can.
     pub fn on_error(&self, f: impl FnMut(&Listener, &io::Error) + 'static) {
-        let old = self.0.on_error.replace(Some(Box::new(f)));
-        drop(old);
+        if !self.0.is_closed() {
+            self.0.on_error.set(Box::new(f));
+        }
     }
 
     /// Stops accepting; connections wait in the backlog (`evconnlistener_disable`). A paused
     /// listener keeps no loop alive.
     pub fn pause(&self) {
         let inner = &self.0;
-        if inner.closed.get() || inner.paused.replace(true) {
+        if inner.is_closed() || inner.state.replace(Accepting::Paused) == Accepting::Paused {
             return;
         }
-        if let Some(base) = inner.base() {
+        if let Some(base) = inner.registration.base() {
             inner.registration.set_active(&base, false);
             if let Some(op) = inner.op.get() {
                 base.cancel(op);
@@ -216,10 +278,11 @@ impl Listener {
     /// Accepts again (`evconnlistener_enable`).
     pub fn resume(&self) {
         let inner = &self.0;
-        if inner.closed.get() || !inner.paused.replace(false) {
+        if !self.is_paused() {
             return;
         }
-        if let Some(base) = inner.base() {
+        inner.state.set(Accepting::Armed);
+        if let Some(base) = inner.registration.base() {
             inner.registration.set_active(&base, true);
             inner.registration.mark_dirty(&base);
         }
@@ -227,65 +290,76 @@ impl Listener {
 
     /// Whether it was paused.
     pub fn is_paused(&self) -> bool {
-        self.0.paused.get()
+        self.0.state.get() == Accepting::Paused
     }
 
-    /// The address it listens on, with the real port (`evconnlistener_get_fd`, `getsockname`).
+    /// The descriptor, until it is closed (`evconnlistener_get_fd`). It stays the listener's.
+    pub fn fd(&self) -> Option<i32> {
+        match self.0.is_closed() {
+            true => None,
+            false => Some(self.0.fd.get()),
+        }
+    }
+
+    /// The address it listens on, with the real port (`getsockname`).
     ///
     /// # Errors
     /// [`Error::Freed`] once closed; [`Error::Io`].
     pub fn local_addr(&self) -> Result<Addr, Error> {
-        if self.0.closed.get() {
-            return Err(Error::Freed { what: "listener" });
-        }
+        let fd = self.fd().ok_or(Error::Freed { what: "listener" })?;
         let base = self.base()?;
-        base.with_driver(|driver| driver.local_addr(self.0.fd.get()))
+        base.with_driver(|driver| driver.local_addr(fd))
             .and_then(Addr::try_from)
             .map_err(|source| Error::io("getsockname", source))
     }
 
-    /// The base it lives on.
+    /// The base it lives on (`evconnlistener_get_base`).
     ///
     /// # Errors
     /// [`Error::Freed`] when the base is gone.
     pub fn base(&self) -> Result<EventBase, Error> {
-        self.0.base().ok_or(Error::Freed { what: "event base" })
+        let base = self.0.registration.base();
+        base.ok_or(Error::Freed { what: "event base" })
     }
 
     /// Stops accepting for good (`evconnlistener_free`). The socket is closed as soon as the
     /// kernel has let go of it: by the next turns of the loop, or with the base.
     pub fn close(&self) {
         let inner = &self.0;
-        if inner.closed.replace(true) {
+        if inner.state.replace(Accepting::Closed) == Accepting::Closed {
             return;
         }
-        let callbacks = (inner.on_accept.take(), inner.on_error.take());
         let held_back = inner.held_back.take();
-        if let Some(base) = inner.base() {
+        if let Some(base) = inner.registration.base() {
             match inner.op.get() {
                 Some(op) => base.cancel(op),
                 None => inner.finish(&base),
             }
         }
-        drop((callbacks, held_back));
+        drop(held_back);
+        inner.let_go();
     }
 }
 
 impl Inner {
-    fn base(&self) -> Option<EventBase> {
-        self.registration.base()
+    fn is_closed(&self) -> bool {
+        self.state.get() == Accepting::Closed
+    }
+
+    /// Drops both callbacks: they are the user's, so nothing is borrowed.
+    fn let_go(&self) {
+        self.on_accept.clear();
+        self.on_error.clear();
     }
 
     fn arm(&self, base: &EventBase) {
-        let waits = self.retry_at.get() != u64::MAX;
-        if self.op.get().is_some() || self.paused.get() || self.closed.get() || waits {
-            return;
+        if self.op.get().is_none() && self.state.get() == Accepting::Armed {
+            let op = Op::Accept {
+                fd: self.fd.get(),
+                multishot: true,
+            };
+            self.op.set(Some(self.registration.push(base, op)));
         }
-        let op = Op::Accept {
-            fd: self.fd.get(),
-            multishot: true,
-        };
-        self.op.set(Some(self.registration.push(base, op)));
     }
 
     /// Nothing is in flight: the socket goes (I6).
@@ -294,7 +368,6 @@ impl Inner {
         if fd >= 0 {
             base.with_driver(|driver| driver.close(fd));
         }
-        self.registration.set_active(base, false);
         self.registration.leave(base);
     }
 
@@ -302,7 +375,7 @@ impl Inner {
         self.failing.set(false);
         base.tally().accepted();
         let accepted = Accepted { fd };
-        if self.paused.get() {
+        if self.state.get() == Accepting::Paused {
             self.held_back.borrow_mut().push_back(accepted);
         } else {
             self.hand_over(accepted);
@@ -310,13 +383,8 @@ impl Inner {
     }
 
     fn hand_over(self: &Rc<Self>, accepted: Accepted) {
-        let callback = self.on_accept.borrow_mut().take();
-        if let Some(mut callback) = callback {
-            callback(&Listener(self.clone()), accepted);
-            if !self.closed.get() {
-                *self.on_accept.borrow_mut() = Some(callback);
-            }
-        }
+        self.on_accept
+            .call(|call| call(&Listener(self.clone()), accepted));
     }
 
     /// An accept failed. The connection that it was for stays in the backlog, or is gone.
@@ -333,12 +401,14 @@ impl Inner {
             | libc::EHOSTDOWN
             | libc::EHOSTUNREACH
             | libc::ENONET
-            | libc::ENOPROTOOPT
-            | libc::EOPNOTSUPP => {}
+            | libc::ENOPROTOOPT => {}
+            // Want of something, or a socket that does not listen at all.
             _ => {
-                let at = base.now().saturating_add(RETRY_NS);
-                self.retry_at.set(at);
-                self.registration.arm(base, at);
+                if self.state.get() == Accepting::Armed {
+                    let at = base.now().saturating_add(RETRY_NS);
+                    self.state.set(Accepting::Backoff(at));
+                    self.registration.arm(base, at);
+                }
                 if !self.failing.replace(true) {
                     self.report(&io::Error::from(errno));
                 }
@@ -347,15 +417,29 @@ impl Inner {
     }
 
     fn report(self: &Rc<Self>, error: &io::Error) {
-        let callback = self.on_error.borrow_mut().take();
-        match callback {
-            Some(mut callback) => {
-                callback(&Listener(self.clone()), error);
-                if !self.closed.get() {
-                    self.on_error.borrow_mut().get_or_insert(callback);
-                }
+        match self.on_error.is_set() {
+            true => {
+                self.on_error
+                    .call(|call| call(&Listener(self.clone()), error));
             }
-            None => log::warn!("accepting connections: {error}; trying again until it works"),
+            false => log::warn!("accepting connections: {error}; trying again until it works"),
+        }
+    }
+
+    /// Whether connections that came while it was paused are to be handed over.
+    fn may_hand_over(&self) -> bool {
+        !matches!(self.state.get(), Accepting::Paused | Accepting::Closed)
+            && !self.held_back.borrow().is_empty()
+    }
+
+    /// After a completion, whatever its callback did.
+    fn go_on(&self, base: &EventBase) {
+        if self.op.get().is_some() {
+            return;
+        }
+        match self.is_closed() {
+            true => self.finish(base),
+            false => self.registration.mark_dirty(base),
         }
     }
 }
@@ -369,44 +453,47 @@ impl Source for Inner {
         if !completion.more {
             self.op.set(None);
         }
-        if !self.closed.get() {
+        let _go_on = finally(|| self.go_on(base));
+        if !self.is_closed() {
             match (completion.result, completion.accepted) {
                 (Ok(_), Some(fd)) => self.accepted(base, fd),
                 (Ok(_), None) => {}
                 (Err(errno), _) => self.refused(base, errno),
             }
         }
-        if self.op.get().is_some() {
-            return;
-        }
-        if self.closed.get() {
-            self.finish(base);
-        } else {
-            self.registration.mark_dirty(base);
-        }
     }
 
     fn start_io(self: Rc<Self>, base: &EventBase) {
-        while !self.paused.get() {
+        // Also when a callback panics: the next connection has its turn.
+        let _go_on = finally(|| {
+            self.arm(base);
+            if self.may_hand_over() {
+                self.registration.mark_dirty(base);
+            }
+        });
+        while self.may_hand_over() {
             let held_back = self.held_back.borrow_mut().pop_front();
             let Some(accepted) = held_back else { break };
             self.hand_over(accepted);
         }
-        self.arm(base);
     }
 
     fn timer_fired(self: Rc<Self>, base: &EventBase) {
-        if self.retry_at.get() <= base.now() {
-            self.retry_at.set(u64::MAX);
-            self.registration.mark_dirty(base);
+        match self.state.get() {
+            Accepting::Backoff(at) if at <= base.now() => {
+                self.state.set(Accepting::Armed);
+                self.registration.mark_dirty(base);
+            }
+            Accepting::Backoff(at) => self.registration.arm(base, at),
+            _ => {}
         }
     }
 
-    fn base_ended(self: Rc<Self>) -> Option<i32> {
-        self.closed.set(true);
-        let callbacks = (self.on_accept.take(), self.on_error.take());
-        drop(callbacks);
-        Some(self.fd.replace(-1)).filter(|&fd| fd >= 0)
+    fn base_ended(self: Rc<Self>, close: &mut Vec<i32>) {
+        self.state.set(Accepting::Closed);
+        close.extend(Some(self.fd.replace(-1)).filter(|&fd| fd >= 0));
+        self.held_back.take();
+        self.let_go();
     }
 }
 
@@ -414,8 +501,7 @@ impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Listener")
             .field("fd", &self.0.fd.get())
-            .field("paused", &self.0.paused.get())
-            .field("closed", &self.0.closed.get())
+            .field("state", &self.0.state.get())
             .finish_non_exhaustive()
     }
 }
@@ -442,6 +528,12 @@ fn set_up(
     options: &ListenOptions,
 ) -> io::Result<()> {
     let Addr::Inet(inet) = addr else {
+        if options.reuse_port {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "Unix sockets do not share an address: leave reuse_port off",
+            ));
+        }
         return Ok(());
     };
     driver.set_option(fd, SocketOption::ReuseAddr(true))?;
@@ -450,6 +542,9 @@ fn set_up(
     driver.set_option(fd, SocketOption::NoDelay(options.nodelay))?;
     if inet.is_ipv6() {
         driver.set_option(fd, SocketOption::V6Only(options.v6_only))?;
+    }
+    if options.deferred_accept {
+        driver.set_option(fd, SocketOption::DeferAccept(true))?;
     }
     Ok(())
 }

@@ -298,8 +298,7 @@ impl Inner {
         }
         course.bytes.set(course.bytes.get() + moved as u64);
         source.set_backlogged(true);
-        if sink.backlog() > self.options.high && self.is_running() && !course.paused.replace(true)
-        {
+        if sink.backlog() > self.options.high && self.is_running() && !course.paused.replace(true) {
             sink.await_drain();
             source.hold_for_relay(true);
         }
@@ -391,7 +390,10 @@ impl Inner {
     /// Ends the relay: what both sides have received is passed on and sent, then they are freed.
     fn finish(self: &Rc<Self>, end: RelayEnd, deadline: Option<Duration>) {
         if let Some(deadline) = deadline {
-            let earlier = self.deadline.get().map_or(deadline, |had| had.min(deadline));
+            let earlier = self
+                .deadline
+                .get()
+                .map_or(deadline, |had| had.min(deadline));
             self.deadline.set(Some(earlier));
         }
         match self.phase.get() {

@@ -735,7 +735,7 @@ fn rule_26_connected_alone_once_also_over_unix_sockets() {
     let listener = UnixListener::bind(&path).unwrap();
     let bev = BufferEvent::socket(&base, None, Options::CLOSE_ON_FREE).unwrap();
     let log = logged(&bev);
-    bev.connect(&Addr::unix(&path).unwrap()).unwrap();
+    bev.connect(Addr::unix(&path).unwrap()).unwrap();
     assert!(taken(&log).is_empty(), "never from inside the call");
     base.run().unwrap();
     assert_eq!(taken(&log), ["CONNECTED"]);
@@ -764,13 +764,13 @@ fn rule_27_failure_without_direction_and_a_second_try_works() {
     let bev = BufferEvent::socket(&base, None, Options::CLOSE_ON_FREE).unwrap();
     let log = logged(&bev);
     bev.enable(Interest::READ).unwrap();
-    bev.connect(&Addr::from(free_port)).unwrap();
+    bev.connect(Addr::from(free_port)).unwrap();
     base.run().unwrap();
     assert_eq!(taken(&log), ["ERROR"]);
     assert_eq!(bev.last_error().unwrap().raw(), libc::ECONNREFUSED);
     assert_eq!(bev.enabled(), BOTH, "enabled is unchanged");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    bev.connect(&Addr::from(listener.local_addr().unwrap()))
+    bev.connect(Addr::from(listener.local_addr().unwrap()))
         .unwrap();
     run_until(&base, || !log.borrow().is_empty());
     assert_eq!(taken(&log), ["CONNECTED"]);
@@ -946,9 +946,23 @@ fn a_buffer_in_use_is_an_error_not_a_panic() {
     let (bev, _far) = made(&base);
     let nested = bev
         .output()
-        .with(|_| bev.write(b"x").map_err(|error| error.to_string()))
+        .with(|_| bev.output().with(|_| ()).map_err(|error| error.to_string()))
         .unwrap();
     assert!(nested.unwrap_err().contains("output"));
+    // A write is no error: it goes behind what the closure leaves.
+    bev.output()
+        .with(|output| {
+            bev.write(b"later").unwrap();
+            output.add(b"first, ").unwrap();
+        })
+        .unwrap();
+    assert_eq!(bev.output().len(), 12);
+    assert_eq!(
+        bev.output()
+            .with(|output| output.to_vec().unwrap())
+            .unwrap(),
+        b"first, later"
+    );
     let run = bev.input().with(|_| base.run().is_err()).unwrap();
     assert!(run, "nor may the loop run meanwhile");
     bev.input().with(|_| bev.free()).unwrap();
@@ -965,7 +979,7 @@ fn everything_asked_of_a_freed_one_is_an_error() {
     assert!(matches!(bev.write(b"x"), Err(Error::Freed { .. })));
     assert!(bev.enable(BOTH).is_err() && bev.disable(BOTH).is_err());
     assert!(
-        bev.connect(&Addr::from(
+        bev.connect(Addr::from(
             "127.0.0.1:1".parse::<std::net::SocketAddr>().unwrap()
         ))
         .is_err()

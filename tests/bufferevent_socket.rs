@@ -83,7 +83,7 @@ fn connects_by_address_and_reports_it_once() {
     .unwrap();
     bev.write(b"queued before").unwrap();
     bev.enable(Interest::READ).unwrap();
-    bev.connect(&Addr::from(listener.local_addr().unwrap()))
+    bev.connect(Addr::from(listener.local_addr().unwrap()))
         .unwrap();
     assert_eq!(connected.get(), 0, "never from inside the call");
     let peer = std::thread::spawn(move || {
@@ -112,7 +112,7 @@ fn refused_connect_is_an_error_without_direction() {
             .push((what, bev.last_error().unwrap().raw(), bev.enabled()));
     }))
     .unwrap();
-    bev.connect(&Addr::from(gone)).unwrap();
+    bev.connect(Addr::from(gone)).unwrap();
     assert_eq!(base.run().unwrap(), Exit::Idle);
     assert_eq!(
         *events.borrow(),

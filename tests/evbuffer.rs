@@ -516,6 +516,66 @@ fn reserving_changes_nothing_until_committed() {
 }
 
 #[test]
+fn a_reservation_in_two_extents_adds_its_bytes_once() {
+    for committed in [0, 1, 100, 411, 412, 413, 700, 1000] {
+        let mut buffer = EvBuffer::new();
+        buffer.add(&[b'a'; 100]).expect("not frozen");
+        let mut room = buffer.reserve_vectored(1000).expect("not frozen");
+        let [tail, block] = room.extents();
+        assert!(tail.len() == 412 && block.len() >= 588);
+        tail.fill(b'b');
+        block.fill(b'c');
+        room.commit(committed).expect("reserved");
+        let mut expected = vec![b'a'; 100];
+        expected.resize(100 + committed.min(412), b'b');
+        expected.resize(100 + committed, b'c');
+        assert_eq!(buffer.segments().collect::<Vec<_>>().concat(), expected);
+        assert_eq!(buffer.len(), expected.len());
+    }
+}
+
+#[test]
+fn moving_to_the_front_asks_both_fronts() {
+    for (source, target) in [(true, false), (false, true), (true, true)] {
+        let (mut from, mut to) = (of(&["from"]), of(&["to"]));
+        if source {
+            from.freeze_start();
+        }
+        if target {
+            to.freeze_start();
+        }
+        let refused = to.prepend_buffer(&mut from);
+        assert!(matches!(refused, Err(BufferError::FrozenStart)));
+        assert_eq!((content(&from), content(&to)), ("from".into(), "to".into()));
+    }
+}
+
+#[test]
+fn a_callback_that_is_off_does_not_hear_later_of_what_it_missed() {
+    let mut buffer = EvBuffer::new();
+    let seen: Arc<Mutex<Vec<Change>>> = Arc::default();
+    let id = buffer.add_callback({
+        let seen = seen.clone();
+        move |_, change| seen.lock().expect("no panic").push(*change)
+    });
+    buffer.defer_callbacks(|| {});
+    assert!(buffer.set_callback_enabled(id, false));
+    buffer.add(b"missed").expect("not frozen");
+    assert!(buffer.set_callback_enabled(id, true));
+    assert!(!buffer.run_deferred());
+    // What it was to hear is gone when it is off at that time.
+    buffer.add(b"gone").expect("not frozen");
+    assert!(buffer.set_callback_enabled(id, false));
+    buffer.run_deferred();
+    assert!(buffer.set_callback_enabled(id, true));
+    buffer.run_deferred();
+    assert_eq!(*seen.lock().expect("no panic"), []);
+    buffer.add(b"told").expect("not frozen");
+    assert!(buffer.run_deferred());
+    assert_eq!(seen.lock().expect("no panic").len(), 1);
+}
+
+#[test]
 fn a_frozen_front_refuses_what_takes_from_it() {
     let mut buffer = of(&["line\n"]);
     let mut other = of(&["x"]);

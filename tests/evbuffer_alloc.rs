@@ -83,6 +83,45 @@ fn adding_and_removing_allocates_nothing() {
 }
 
 #[test]
+fn draining_segment_by_segment_allocates_nothing() {
+    let mut buffer = EvBuffer::new();
+    for (size, step) in [(512, 700), (1000, 1000), (5000, 64), (65_536, 40_000)] {
+        let data = vec![1; size];
+        let allocated = steady_state(|| {
+            for _ in 0..16 {
+                buffer.add(&data).expect("not frozen");
+            }
+            while buffer.drain(step).expect("not frozen") == step {}
+        });
+        assert_eq!(allocated, 0, "{size} bytes, {step} at a time");
+    }
+}
+
+#[test]
+fn copies_of_slots_allocate_nothing() {
+    let arena = Arena::new(ArenaConfig {
+        slot_size: 4096,
+        max_bytes: 64 * 4096,
+    })
+    .expect("a small arena maps");
+    let mut buffer = EvBuffer::new();
+    let allocated = steady_state(|| {
+        for size in [1, 40, 150, 400, 2000] {
+            for _ in 0..8 {
+                let slot = arena.take().expect("room");
+                let piece = slot.filled_with(&[1; 2000][..size]);
+                buffer.add_piece(piece).expect("not frozen");
+            }
+            buffer.compact();
+        }
+        buffer.drain(usize::MAX).expect("not frozen");
+    });
+    assert_eq!(allocated, 0);
+    let stats = arena.stats();
+    assert_eq!((stats.slots_live, stats.charged_bytes), (0, 0));
+}
+
+#[test]
 fn moving_sharing_and_splitting_allocate_nothing() {
     let (mut a, mut b) = (EvBuffer::new(), EvBuffer::new());
     let allocated = steady_state(|| {

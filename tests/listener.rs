@@ -1,8 +1,9 @@
 //! Accepting connections.
 
 use std::cell::{Cell, RefCell};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
@@ -190,4 +191,193 @@ fn adopts_a_socket_that_listens_already() {
         TcpStream::connect(at).unwrap(),
     );
     turn_until(&base, || count.get() == 2);
+}
+
+#[test]
+fn a_disabled_listener_accepts_once_it_is_resumed() {
+    let base = EventBase::new().unwrap();
+    let (listener, kept) = keeping(&base, ListenOptions::default().disabled(true));
+    assert!(listener.is_paused());
+    let _client = TcpStream::connect(bound(&listener)).unwrap();
+    base.run().unwrap();
+    assert!(kept.borrow().is_empty(), "it keeps no loop alive");
+    listener.resume();
+    turn_until(&base, || kept.borrow().len() == 1);
+}
+
+#[test]
+fn a_deferred_accept_waits_for_the_first_bytes() {
+    let base = EventBase::new().unwrap();
+    let (listener, kept) = keeping(&base, ListenOptions::default().deferred_accept(true));
+    let _silent = TcpStream::connect(bound(&listener)).unwrap();
+    let mut speaks = TcpStream::connect(bound(&listener)).unwrap();
+    speaks.write_all(b"hello").unwrap();
+    turn_until(&base, || !kept.borrow().is_empty());
+    let first = kept.borrow_mut().remove(0);
+    assert_eq!(
+        first.peer_addr().unwrap(),
+        Addr::from(speaks.local_addr().unwrap())
+    );
+}
+
+#[test]
+fn a_lent_socket_listens_on_after_its_listener_was_closed_or_its_base_ended() {
+    for close in [true, false] {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let base = EventBase::new().unwrap();
+        let seen = Rc::new(Cell::new(0));
+        let count = seen.clone();
+        let listener =
+            Listener::lend(&base, &socket, move |_, _| count.set(count.get() + 1)).unwrap();
+        assert_ne!(listener.fd(), Some(socket.as_raw_fd()));
+        let _one = TcpStream::connect(socket.local_addr().unwrap()).unwrap();
+        turn_until(&base, || seen.get() == 1);
+        if close {
+            listener.close();
+            base.run().unwrap();
+        }
+        drop(base);
+        assert_eq!(listener.fd(), None);
+        socket.set_nonblocking(false).unwrap();
+        let two = TcpStream::connect(socket.local_addr().unwrap()).unwrap();
+        let (_, peer) = socket.accept().unwrap();
+        assert_eq!(peer, two.local_addr().unwrap());
+    }
+}
+
+#[test]
+fn the_accept_callback_can_be_changed_also_from_inside() {
+    let base = EventBase::new().unwrap();
+    let calls = Rc::new(RefCell::new(Vec::new()));
+    let log = calls.clone();
+    let listener = Listener::bind(
+        &base,
+        &any_port(),
+        ListenOptions::default(),
+        move |listener, _| {
+            log.borrow_mut().push(1);
+            let log = log.clone();
+            listener.set_callback(move |_, _| log.borrow_mut().push(2));
+        },
+    )
+    .unwrap();
+    for _ in 0..3 {
+        let _client = TcpStream::connect(bound(&listener)).unwrap();
+        let before = calls.borrow().len();
+        turn_until(&base, || calls.borrow().len() > before);
+    }
+    assert_eq!(*calls.borrow(), [1, 2, 2]);
+    let log = calls.clone();
+    listener.set_callback(move |_, _| log.borrow_mut().push(3));
+    let _client = TcpStream::connect(bound(&listener)).unwrap();
+    turn_until(&base, || calls.borrow().len() == 4);
+    assert_eq!(calls.borrow()[3], 3);
+}
+
+#[test]
+fn an_ipv6_listener_takes_ipv4_connections_unless_it_is_told_not_to() {
+    let base = EventBase::new().unwrap();
+    for v6_only in [false, true] {
+        let at: Addr = "[::]:0".parse().unwrap();
+        let options = ListenOptions::default().v6_only(v6_only);
+        let Ok(listener) = Listener::bind(&base, &at, options, |_, _| {}) else {
+            return; // no IPv6 on this machine
+        };
+        let port = bound(&listener).port();
+        let connected = TcpStream::connect(("127.0.0.1", port));
+        assert_eq!(connected.is_err(), v6_only);
+        listener.close();
+        base.run().unwrap();
+    }
+}
+
+/// Nobody accepts: a Unix connect that would wait for room in the backlog tells how long it is.
+#[test]
+fn the_backlog_is_as_long_as_asked_for() {
+    let base = EventBase::new().unwrap();
+    let dir = std::env::temp_dir().join(format!("evring-backlog-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    for backlog in [1, 5] {
+        let path = dir.join(backlog.to_string());
+        let options = ListenOptions::default().backlog(backlog).disabled(true);
+        let at = Addr::unix(&path).unwrap();
+        let listener = Listener::bind(&base, &at, options, |_, _| {}).unwrap();
+        // Linux has room for one more than it is told.
+        let room = usize::try_from(backlog).unwrap() + 1;
+        let clients: Vec<_> = (0..room)
+            .map(|_| UnixStream::connect(&path).unwrap())
+            .collect();
+        let late = path.clone();
+        let late = std::thread::spawn(move || UnixStream::connect(late).map(drop));
+        let waits = |late: &std::thread::JoinHandle<_>| {
+            for _ in 0..50 {
+                if late.is_finished() {
+                    return false;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            true
+        };
+        assert!(waits(&late), "there was room for one more");
+        listener.close();
+        base.run().unwrap();
+        let _refused = late.join().unwrap();
+        drop(clients);
+    }
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+/// A socket that does not listen, of several kinds: told once, tried now and then, never spun on.
+#[test]
+fn a_socket_that_does_not_listen_is_told_once() {
+    for kind in 0..3 {
+        let base = EventBase::new().unwrap();
+        let socket: OwnedFd = match kind {
+            0 => UnixStream::pair().unwrap().0.into(),
+            1 => std::net::UdpSocket::bind("127.0.0.1:0").unwrap().into(),
+            _ => std::fs::File::open("/dev/null").unwrap().into(),
+        };
+        let listener = Listener::adopt(&base, socket, |_, _| panic!("nothing to accept")).unwrap();
+        let told = Rc::new(Cell::new(0));
+        let count = told.clone();
+        listener.on_error(move |_, _| count.set(count.get() + 1));
+        turn_until(&base, || told.get() == 1);
+        let turns = base.counters().turns;
+        let until = base.clock_ns() + 250_000_000;
+        while base.clock_ns() < until {
+            base.run_with(RunFlags::ONCE).unwrap();
+        }
+        assert!(base.counters().turns - turns < 20, "it spins");
+        assert_eq!(told.get(), 1);
+        listener.close();
+        base.run().unwrap();
+    }
+}
+
+#[test]
+fn a_shared_port_is_refused_for_a_unix_socket() {
+    let base = EventBase::new().unwrap();
+    let path = std::env::temp_dir().join(format!("evring-reuse-{}", std::process::id()));
+    let options = ListenOptions::default().reuse_port(true);
+    let refused = Listener::bind(&base, &Addr::unix(&path).unwrap(), options, |_, _| {});
+    assert!(refused.is_err() && !path.exists());
+}
+
+#[test]
+fn accepted_sockets_are_non_blocking_and_closed_on_exec() {
+    let base = EventBase::new().unwrap();
+    let (listener, kept) = keeping(&base, ListenOptions::default());
+    let _client = TcpStream::connect(bound(&listener)).unwrap();
+    turn_until(&base, || kept.borrow().len() == 1);
+    let accepted = kept.borrow_mut().remove(0).into_fd();
+    for (fd, non_blocking) in [(Some(accepted.as_raw_fd()), true), (listener.fd(), false)] {
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.unwrap())).unwrap();
+        let flags = info
+            .lines()
+            .find_map(|line| line.strip_prefix("flags:"))
+            .unwrap();
+        let flags = i32::from_str_radix(flags.trim(), 8).unwrap();
+        assert!(flags & libc::O_CLOEXEC != 0);
+        assert!(!non_blocking || flags & libc::O_NONBLOCK != 0);
+    }
 }

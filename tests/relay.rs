@@ -298,7 +298,7 @@ fn a_refused_upstream_ends_the_relay_with_its_error() {
         .unwrap();
     let (mut client, server) = tcp_pair();
     let upstream = BufferEvent::socket(&base, None, Options::CLOSE_ON_FREE).unwrap();
-    upstream.connect(&Addr::from(gone)).unwrap();
+    upstream.connect(Addr::from(gone)).unwrap();
     let relay = relay(&adopt(&base, server), &upstream, RelayOptions::default()).unwrap();
     let end = Rc::new(RefCell::new(None));
     let told = end.clone();

@@ -8,7 +8,7 @@ pub const CHUNK_BYTES: usize = 2 * 1024 * 1024;
 /// Smallest slot size, bytes: a page.
 pub(super) const MIN_SLOT_BYTES: usize = 4096;
 
-/// Size and limit of an [`Arena`].
+/// Size and limit of an `Arena`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ArenaConfig {
     /// Bytes of a slot: a power of two from 4 KiB to 2 MiB. Default 16 KiB.

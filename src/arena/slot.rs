@@ -18,12 +18,12 @@ unsafe impl Send for Slot {}
 unsafe impl Sync for Slot {}
 
 impl Slot {
-    /// Its number in the arena: below [`Arena::max_slots`], or equal to it for the reserve slot.
+    /// Its number in the arena: below `Arena::max_slots`, or equal to it for the reserve slot.
     pub fn index(&self) -> u32 {
         self.header().index
     }
 
-    /// The chunk it lies in, counted as in [`Arena::chunk_iovecs`]; `u32::MAX` for the reserve
+    /// The chunk it lies in, counted as in `Arena::chunk_iovecs`; `u32::MAX` for the reserve
     /// slot, which lies in none.
     pub fn chunk(&self) -> u32 {
         let header = self.header();

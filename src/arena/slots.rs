@@ -288,7 +288,6 @@ impl Arena {
             refusal = refused.filter(|_| !before);
         }
         let idle = pool.free.pop();
-        pool.released = pool.released.min(pool.free.len());
         let cut = pool.cut;
         drop(pool);
         if let Some(error) = refusal {

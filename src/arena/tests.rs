@@ -327,8 +327,21 @@ fn idle_slots_give_their_pages_to_the_copies() {
         unsafe { slot.as_mut_ptr().write(2) };
     }
     assert_eq!(resident(), 512);
-    // Pages that the kernel has pinned stay.
+    // In use again and idle again, they are given back again.
     drop((slots, rest));
+    let copies: Vec<_> = (0..1024).map(|_| copy_in(&arena, &[1; 900])).collect();
+    let displaced = arena.stats().charged_bytes / 4096;
+    let left = resident();
+    assert!(left <= 512 - displaced + 32, "{left} slots are resident");
+    drop(copies);
+    let again: Vec<_> = std::iter::from_fn(|| arena.take()).collect();
+    for slot in &again {
+        // SAFETY: the slot is exclusive.
+        unsafe { slot.as_mut_ptr().write(3) };
+    }
+    assert_eq!(resident(), 512);
+    // Pages that the kernel has pinned stay.
+    drop(again);
     let _registered = arena.chunk_iovecs();
     let copies: Vec<_> = (0..200).map(|_| copy_in(&arena, &[1; 1800])).collect();
     assert_eq!(resident(), 512);

@@ -150,10 +150,7 @@ impl BufferEvent {
     }
 
     /// A call about limits, which only what moves bytes over a descriptor has.
-    fn limited<R>(
-        &self,
-        f: impl FnOnce(&Cx<'_>, &Socket) -> Result<R, Error>,
-    ) -> Result<R, Error> {
+    fn limited<R>(&self, f: impl FnOnce(&Cx<'_>, &Socket) -> Result<R, Error>) -> Result<R, Error> {
         self.command(|cx| match self.0.transport.socket() {
             Some(socket) => f(cx, socket),
             None => Err(Error::Invalid {

@@ -163,7 +163,9 @@ impl BufferEvent {
     pub fn set_callbacks(&self, callbacks: Callbacks) -> Result<(), Error> {
         self.live()?;
         let handles = callbacks.handles();
-        self.0.shell.replace_handler(Some(Box::new(callbacks)), handles);
+        self.0
+            .shell
+            .replace_handler(Some(Box::new(callbacks)), handles);
         Ok(())
     }
 

@@ -8,11 +8,7 @@ use crate::rate_limit::Direction;
 impl BufferEvent {
     /// If the direction wants to move bytes and has no operation in flight: until when its limits
     /// hold it up; `None` when nothing does, so that it ought to have one.
-    pub(crate) fn standstill(
-        &self,
-        base: &EventBase,
-        direction: Direction,
-    ) -> Option<Option<u64>> {
+    pub(crate) fn standstill(&self, base: &EventBase, direction: Direction) -> Option<Option<u64>> {
         let socket = self.0.transport.socket()?;
         if self.is_freed() || socket.fd().is_none() {
             return None;

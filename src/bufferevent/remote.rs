@@ -54,7 +54,14 @@ impl BufferEvent {
     /// ```
     pub fn remote(&self) -> Result<RemoteBufferEvent, Error> {
         let base = self.live()?;
-        if !self.0.shell.machine.borrow().options.contains(Options::THREADSAFE) {
+        if !self
+            .0
+            .shell
+            .machine
+            .borrow()
+            .options
+            .contains(Options::THREADSAFE)
+        {
             return Err(Error::Invalid {
                 what: "remote",
                 why: "make the bufferevent with Options::THREADSAFE",

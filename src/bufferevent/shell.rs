@@ -145,7 +145,9 @@ impl Shell {
 
     /// The deadline of a close that is under way; `u64::MAX`: none.
     pub(super) fn close_deadline(&self) -> u64 {
-        self.ending.with(|ending| ending.deadline).unwrap_or(u64::MAX)
+        self.ending
+            .with(|ending| ending.deadline)
+            .unwrap_or(u64::MAX)
     }
 
     /// Lets go of all that is the user's, of a bufferevent that was just freed.
@@ -768,16 +770,15 @@ impl<T: Transport + 'static> Source for Inner<T> {
         again
     }
 
-    fn base_ended(self: Rc<Self>) -> Option<i32> {
+    fn base_ended(self: Rc<Self>, close: &mut Vec<i32>) {
         let bev = BufferEvent(self);
         let shell = &bev.0.shell;
-        if shell.life.replace(Life::Freed) == Life::Freed {
-            // Freed before, and its operations outlive it.
-            return bev.0.transport.base_ended().filter(|_| shell.closes());
+        let was = shell.life.replace(Life::Freed);
+        let fd = bev.0.transport.base_ended();
+        close.extend(fd.filter(|_| shell.closes()));
+        if was != Life::Freed {
+            shell.empty(&bev, |unsent| FlushEnd::Failed { unsent });
         }
-        let fd = bev.0.transport.base_ended().filter(|_| shell.closes());
-        shell.empty(&bev, |unsent| FlushEnd::Failed { unsent });
-        fd
     }
 }
 

@@ -20,10 +20,31 @@ pub(crate) use descriptor::{Descriptor, HangUp, KeepAlive, SendHow, SocketOption
 mod descriptor;
 #[cfg(test)]
 pub(crate) mod sim;
+#[cfg(test)]
+mod tests;
 pub(crate) mod uring;
 
 /// The most pieces that one send gathers. Linux takes 1,024; past 64 the gain is gone.
 pub(crate) const SEND_PIECES: usize = 64;
+
+/// What a driver leaves to its base.
+#[derive(Debug)]
+pub(crate) enum Spent {
+    /// A user's payload that no operation holds any more: its destructor may call back.
+    Payload(Piece),
+    /// A warning for the log: a logger may call back, too.
+    Warning(String),
+}
+
+impl Spent {
+    /// Deals with it. The driver is not borrowed.
+    pub(crate) fn let_go(self) {
+        match self {
+            Spent::Payload(piece) => drop(piece),
+            Spent::Warning(text) => log::warn!("{text}"),
+        }
+    }
+}
 
 /// A backend. One per event base, used by one thread.
 #[allow(
@@ -84,7 +105,9 @@ pub(crate) trait Driver {
 
     /// A user's payload that no operation holds any more, to be dropped by the caller once the
     /// driver is not borrowed: its destructor may call back. One that is not asked for is kept.
-    fn pop_spent(&mut self) -> Option<Piece> {
+    /// What is to be dealt with once the driver is not borrowed, since it runs the user's code.
+    /// What is not asked for is kept.
+    fn pop_spent(&mut self) -> Option<Spent> {
         None
     }
 

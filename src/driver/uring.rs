@@ -3,9 +3,11 @@
 use std::io;
 use std::os::fd::IntoRawFd;
 
-use super::Wait;
-use super::{Completion, Descriptor, Driver, HangUp, Op, OpId, SEND_PIECES, SendHow, SocketOption};
-use crate::arena::{Arena, Piece};
+use super::{
+    Completion, Descriptor, Driver, HangUp, Op, OpId, SEND_PIECES, SendHow, SocketOption, Spent,
+    Wait,
+};
+use crate::arena::Arena;
 use crate::evbuffer::EvBuffer;
 use crate::ring::{Caps, Pieces, Ring, RingConfig, RingCounters, SetupError};
 use crate::sys::{Errno, SockAddr, fdio, net, time};
@@ -14,13 +16,19 @@ use crate::sys::{Errno, SockAddr, fdio, net, time};
 pub(crate) struct Uring {
     ring: Ring,
     arena: Arena,
+    /// To be logged once nobody has the driver borrowed.
+    warnings: Vec<String>,
 }
 
 impl Uring {
     pub(crate) fn new(config: &RingConfig, arena: Arena, window: u16) -> Result<Self, SetupError> {
         let mut ring = Ring::new(config)?;
         ring.attach_window(&arena, window)?;
-        Ok(Uring { ring, arena })
+        Ok(Uring {
+            ring,
+            arena,
+            warnings: Vec::new(),
+        })
     }
 }
 
@@ -94,8 +102,9 @@ impl Driver for Uring {
         self.ring.in_flight()
     }
 
-    fn pop_spent(&mut self) -> Option<Piece> {
-        self.ring.pop_spent()
+    fn pop_spent(&mut self) -> Option<Spent> {
+        let payload = self.ring.pop_spent().map(Spent::Payload);
+        payload.or_else(|| self.warnings.pop().map(Spent::Warning))
     }
 
     fn socket(&mut self, family: i32, kind: i32) -> io::Result<i32> {
@@ -170,19 +179,24 @@ impl Driver for Uring {
     }
 
     fn close(&mut self, fd: i32) {
-        close(fd);
+        self.warnings.extend(close(fd));
     }
 
     fn end(self: Box<Self>, descriptors: &[i32]) {
-        drop(self);
+        let mut warnings = self.warnings;
+        drop(self.ring);
+        drop(self.arena);
         for &fd in descriptors {
-            close(fd);
+            warnings.extend(close(fd));
+        }
+        for text in warnings {
+            log::warn!("{text}");
         }
     }
 }
 
-fn close(fd: i32) {
-    if let Err(error) = net::close(fd) {
-        log::warn!("closing descriptor {fd}: {error}");
-    }
+/// Closes a descriptor; what there is to say about it.
+fn close(fd: i32) -> Option<String> {
+    let error = net::close(fd).err()?;
+    Some(format!("closing descriptor {fd}: {error}"))
 }

@@ -329,6 +329,7 @@ impl EvBuffer {
         let len = self.len;
         let has_schedule = extra.schedule.is_some();
         let mut any = false;
+        // Those who are not asked have nothing due.
         for entry in &mut extra.callbacks {
             if (has_schedule && !entry.no_defer) == deferred {
                 let Pending { added, deleted } = std::mem::take(&mut entry.unheard);
@@ -345,9 +346,6 @@ impl EvBuffer {
                 break;
             };
             below = entry.id.0;
-            if (has_schedule && !entry.no_defer) != deferred {
-                continue;
-            }
             let due = std::mem::take(&mut entry.due);
             if due.is_empty() || !entry.enabled {
                 continue;

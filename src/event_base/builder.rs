@@ -147,6 +147,8 @@ impl EventBaseBuilder {
             active: Cell::new(0),
             stop: Cell::new(Stop::No),
             stop_at: Cell::new(u64::MAX),
+            stop_at_passed: Cell::new(false),
+            put_off: RefCell::new(None),
             running: Cell::new(false),
             buffers_in_use: Cell::new(0),
             spin: self.spin,

@@ -181,10 +181,9 @@ impl Source for Inner {
         }
     }
 
-    fn base_ended(self: Rc<Self>) -> Option<i32> {
+    fn base_ended(self: Rc<Self>, _close: &mut Vec<i32>) {
         self.cancelled.set(true);
         self.callback.clear();
-        None
     }
 }
 

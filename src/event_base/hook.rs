@@ -164,6 +164,11 @@ impl Each {
         }
     }
 
+    /// Whether one of them has panicked.
+    pub(crate) fn panicked(&self) -> bool {
+        self.panic.is_some()
+    }
+
     /// All have run: the first panic goes on, unless another is under way already.
     pub(crate) fn finish(self) {
         if let Some(panic) = self.panic

@@ -25,6 +25,8 @@ const LEAST_SHARE: usize = 512;
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     short: Cell<bool>,
+    /// What received bytes take has reached the cap.
+    spent: Cell<bool>,
     share: Cell<u32>,
     /// Those that receive nothing until it is ample again.
     parked: RefCell<Vec<Key>>,
@@ -34,6 +36,11 @@ impl EventBase {
     /// Whether memory is short, as of the last refill.
     pub(crate) fn slots_are_low(&self) -> bool {
         self.0.memory.short.get()
+    }
+
+    /// Whether received bytes take all that they may: then only those receive that hold none.
+    pub(crate) fn memory_is_spent(&self) -> bool {
+        self.0.memory.spent.get()
     }
 
     /// What one receive may bring while memory is short, in bytes.
@@ -74,6 +81,9 @@ impl EventBase {
             false => left <= all / 4 + margin,
             true => left < all * 3 / 8 + margin || left <= all / 4,
         };
+        memory
+            .spent
+            .set(short && self.held_bytes(published) >= all * self.slot_size());
         if short {
             let each = left * self.slot_size() / (4 * self.0.sources.borrow().len().max(1));
             let most = (self.slot_size() / 2).max(LEAST_SHARE);
@@ -96,11 +106,21 @@ impl EventBase {
         }
     }
 
+    /// What received bytes take outside of the window: slots whole, copies as they are charged.
+    fn held_bytes(&self, published: usize) -> usize {
+        let stats = self.with_driver(|driver| driver.arena().stats());
+        let slots = stats.slots_live.saturating_sub(published);
+        slots * self.slot_size() + stats.charged_bytes
+    }
+
     /// Calls `f` with every source there is now.
     fn each_source(&self, f: impl Fn(std::rc::Rc<dyn super::source::Source>, &EventBase)) {
         let all: Vec<_> = {
             let sources = self.0.sources.borrow();
-            sources.iter().map(|(_, known)| known.source.clone()).collect()
+            sources
+                .iter()
+                .map(|(_, known)| known.source.clone())
+                .collect()
         };
         for source in all {
             f(source, self);

@@ -45,7 +45,7 @@ pub use timer::Timer;
 pub(crate) use turn::in_a_loop;
 pub use turn::{Exit, RunFlags, TurnInfo};
 
-use crate::driver::{Driver, Op, OpId};
+use crate::driver::{Completion, Driver, Op, OpId};
 use crate::error::Error;
 use crate::ring::Caps;
 use hook::{Each, Hook};
@@ -102,6 +102,10 @@ pub(crate) struct Base {
     stop: Cell<turn::Stop>,
     /// When to stop, in the driver's time; `u64::MAX`: never.
     stop_at: Cell<u64>,
+    /// The loop is about to return for it.
+    stop_at_passed: Cell<bool>,
+    /// The one completion that was taken from the driver when something panicked beside it.
+    put_off: RefCell<Option<Completion>>,
     running: Cell<bool>,
     /// Closures of users that hold a buffer of some bufferevent right now.
     buffers_in_use: Cell<u32>,
@@ -302,16 +306,15 @@ impl EventBase {
             fn registration(&self) -> &Registration {
                 &self.registration
             }
-            fn completed(self: Rc<Self>, _: &EventBase, _: crate::driver::Completion) {}
+            fn completed(self: Rc<Self>, _: &EventBase, _: Completion) {}
             fn deferred(self: Rc<Self>, base: &EventBase) {
                 self.registration.leave(base);
                 if let Some(f) = self.f.take() {
                     f(base);
                 }
             }
-            fn base_ended(self: Rc<Self>) -> Option<i32> {
+            fn base_ended(self: Rc<Self>, _close: &mut Vec<i32>) {
                 self.f.clear();
-                None
             }
         }
         let once = Rc::new(Once {
@@ -476,7 +479,7 @@ impl Drop for Base {
         let sources = std::mem::take(self.sources.get_mut());
         for (_, known) in &sources {
             let source = Rc::clone(&known.source);
-            close.extend(each.run(|| source.base_ended()).flatten());
+            each.run(|| source.base_ended(&mut close));
         }
         for (_, shared) in self.shared.get_mut().drain() {
             each.run(|| drop(shared));

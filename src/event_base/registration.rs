@@ -117,11 +117,7 @@ impl Registration {
     /// # Errors
     /// [`Error::Invalid`] with work to begin or callbacks to run; [`Error::Io`] when the new base
     /// can not be reached by other threads for the lack of a descriptor. Nothing has changed then.
-    pub(crate) fn move_to(
-        &self,
-        old: &EventBase,
-        new: &EventBase,
-    ) -> Result<(), Error> {
+    pub(crate) fn move_to(&self, old: &EventBase, new: &EventBase) -> Result<(), Error> {
         if !self.is_quiet() {
             return Err(Error::Invalid {
                 what: "set_base",
@@ -220,11 +216,6 @@ impl Registration {
         }
     }
 
-    /// Whether its `start_io` is going to be called.
-    pub(crate) fn is_dirty(&self) -> bool {
-        self.dirty.get()
-    }
-
     pub(super) fn take_dirty(&self) -> bool {
         self.dirty.replace(false)
     }
@@ -242,11 +233,6 @@ impl Registration {
                 queues[priority].push_back(self.key());
             }
         }
-    }
-
-    /// Whether its `deferred` is going to be called.
-    pub(crate) fn is_queued(&self) -> bool {
-        self.queued.get()
     }
 
     pub(super) fn take_queued(&self) -> bool {

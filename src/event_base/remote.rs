@@ -316,8 +316,87 @@ impl Source for Inbox {
         self.run_jobs(base);
     }
 
-    fn base_ended(self: Rc<Self>) -> Option<i32> {
+    fn base_ended(self: Rc<Self>, _close: &mut Vec<i32>) {
         self.close();
-        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::event_base::RunFlags;
+
+    /// Tells when it is dropped.
+    struct Tells(mpsc::Sender<()>);
+
+    impl Drop for Tells {
+        fn drop(&mut self) {
+            let _nobody = self.0.send(());
+        }
+    }
+
+    /// The poster has found the inbox open; then the base ends, and then the job is pushed.
+    #[test]
+    fn a_job_that_comes_behind_the_end_of_its_base_is_dropped() {
+        let base = EventBase::new().expect("a base");
+        let inbox = base.inbox().expect("an inbox");
+        let shared = inbox.shared.clone();
+        let route = Route::to(&inbox, inbox.registration.key());
+        drop(inbox);
+        let (tell, told) = mpsc::channel();
+        assert!(!shared.is_closed());
+        drop(base);
+        let tells = Tells(tell.clone());
+        shared.jobs.push(Job::Call(Box::new(move |_| drop(tells))));
+        shared.pushed();
+        assert!(told.try_recv().is_ok(), "a job is left in the queue");
+        let tells = Tells(tell);
+        let mut state = route.lock();
+        state.jobs.push_back(Box::new(move |_| drop(tells)));
+        drop(state);
+        shared.jobs.push(Job::Next(route.clone()));
+        shared.pushed();
+        assert!(told.try_recv().is_ok(), "a job is left in the route");
+    }
+
+    #[test]
+    fn one_job_that_panics_when_dropped_keeps_no_other() {
+        struct Panics;
+        impl Drop for Panics {
+            fn drop(&mut self) {
+                std::panic::resume_unwind(Box::new("dropped"));
+            }
+        }
+        let base = EventBase::new().expect("a base");
+        let remote = base.remote().expect("a remote");
+        let (tell, told) = mpsc::channel();
+        for round in 0..4 {
+            let (panics, tells) = ((round % 2 == 0).then(|| Panics), Tells(tell.clone()));
+            remote
+                .post(move |_| drop((panics, tells)))
+                .expect("it is open");
+        }
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(base)));
+        assert!(ended.is_err());
+        assert_eq!(told.try_iter().count(), 4);
+    }
+
+    #[test]
+    fn a_job_that_a_job_posts_needs_no_other_post_to_run() {
+        let base = EventBase::new().expect("a base");
+        let remote = base.remote().expect("a remote");
+        let again = remote.clone();
+        remote
+            .post(move |_| again.stop().expect("it is open"))
+            .expect("it is open");
+        base.stop_after(std::time::Duration::from_secs(30));
+        let began = base.clock_ns();
+        base.run_with(RunFlags::NO_EXIT_ON_EMPTY).expect("it runs");
+        assert!(
+            base.clock_ns() - began < 30_000_000_000,
+            "the wake-up was lost"
+        );
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 
+use super::hook::{Hook, finally};
 use super::{EventBase, FdEvent, Interest};
 use crate::error::Error;
 use crate::sys::signal;
@@ -32,15 +33,16 @@ struct Inner {
     signum: i32,
     fd: OwnedFd,
     event: RefCell<Option<FdEvent>>,
+    callback: Hook<Callback>,
 }
 
-type Callback = Box<dyn FnMut(&Signal)>;
+type Callback = dyn FnMut(&Signal);
 
 impl Signal {
     pub(super) fn new(
         base: &EventBase,
         signum: i32,
-        mut callback: Callback,
+        callback: Box<Callback>,
     ) -> Result<Self, Error> {
         block_signals(&[signum])?;
         let fd = signal::signal_fd(&[signum])
@@ -49,21 +51,39 @@ impl Signal {
             signum,
             fd,
             event: RefCell::new(None),
+            callback: Hook::with(callback),
         }));
         // The closure holds the signal and the event holds the closure: cancel() parts them.
         let held = signal.clone();
         let event = base.fd_event(
             signal.0.fd.as_raw_fd(),
             Interest::READ,
-            move |_event, _ready| {
-                // Equal signals that are pending merge, as they do for a handler.
-                while let Ok(Some(_caught)) = signal::read(held.0.fd.as_raw_fd()) {
-                    callback(&held);
+            move |event, _ready| {
+                if let Ok(base) = event.base() {
+                    held.deliver(&base);
                 }
             },
         )?;
         *signal.0.event.borrow_mut() = Some(event);
         Ok(signal)
+    }
+
+    /// Calls back for each signal that is pending. Equal signals that are pending merge, as they do
+    /// for a handler.
+    fn deliver(&self, base: &EventBase) {
+        // The descriptor tells only what comes anew: after a panic those that are left have their
+        // turn from the FIFO.
+        let _rest = finally(|| {
+            if std::thread::panicking() {
+                let signal = self.clone();
+                base.defer(move |base| signal.deliver(base));
+            }
+        });
+        while self.0.event.borrow().is_some()
+            && let Ok(Some(_caught)) = signal::read(self.0.fd.as_raw_fd())
+        {
+            self.0.callback.call(|call| call(self));
+        }
     }
 
     /// The signal's number.
@@ -87,6 +107,7 @@ impl Signal {
         if let Some(event) = event {
             event.cancel();
         }
+        self.0.callback.clear();
     }
 }
 

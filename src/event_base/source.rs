@@ -75,7 +75,8 @@ pub(crate) trait Source {
     /// A rate limit that held one of its directions up lets go of it.
     fn budget_came_back(self: Rc<Self>, _base: &EventBase, _direction: Direction) {}
 
-    /// The base ends: let go of callbacks and buffers. The descriptor to close once nothing is
-    /// in flight any more is the answer.
-    fn base_ended(self: Rc<Self>) -> Option<i32>;
+    /// The base ends: let go of callbacks and buffers, and tell what was promised in any case.
+    /// First of all add to `close` what is to be closed once nothing is in flight any more: the
+    /// user's code that runs here may panic.
+    fn base_ended(self: Rc<Self>, close: &mut Vec<i32>);
 }

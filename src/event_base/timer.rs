@@ -131,10 +131,9 @@ impl Source for Inner {
         self.callback.call(|call| call(&Timer(self.clone())));
     }
 
-    fn base_ended(self: Rc<Self>) -> Option<i32> {
+    fn base_ended(self: Rc<Self>, _close: &mut Vec<i32>) {
         self.due.set(u64::MAX);
         self.callback.clear();
-        None
     }
 }
 

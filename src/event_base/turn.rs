@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use bitflags::bitflags;
 
-use super::hook::Hook;
+use super::hook::{Each, Hook};
 use super::registration::Key;
 use super::{Base, EventBase, SpinPolicy};
-use crate::arena::Piece;
-use crate::driver::Wait;
+use crate::driver::{Completion, Spent, Wait};
 use crate::error::Error;
 
 /// How many completions one turn handles before timers and deferred callbacks get theirs.
@@ -123,9 +122,13 @@ impl EventBase {
         LOOPS.set(LOOPS.get() + 1);
         let _running = Running(&self.0);
         self.0.stop.set(Stop::No);
+        self.0.stop_at_passed.set(false);
         loop {
             let alive = self.turn(flags)?;
             if self.0.stop.get() != Stop::No {
+                if self.0.stop_at_passed.get() {
+                    self.0.stop_at.set(u64::MAX);
+                }
                 return Ok(Exit::Stopped);
             }
             if !alive {
@@ -172,6 +175,9 @@ impl EventBase {
         self.start_dirty();
         self.serve_line();
         if self.is_idle() && !flags.contains(RunFlags::NO_EXIT_ON_EMPTY) {
+            if let Some(spent) = self.with_driver(|driver| driver.pop_spent()) {
+                self.clear_up(spent, &mut None);
+            }
             return Ok(false);
         }
         let wait = self.how_long(flags);
@@ -254,6 +260,7 @@ impl EventBase {
         let base = &*self.0;
         let work = !base.dirty.borrow().is_empty()
             || base.groups.has_resumed()
+            || base.put_off.borrow().is_some()
             || base.fifo.borrow().iter().any(|queue| !queue.is_empty());
         if work || flags.contains(RunFlags::NONBLOCK) || base.stop.get() != Stop::No {
             return Wait::Poll;
@@ -288,11 +295,16 @@ impl EventBase {
     /// Hands completions to their sources. How many, and whether none is left.
     fn dispatch_completions(&self) -> (u32, bool) {
         let base = &*self.0;
+        if base.put_off.borrow().is_some()
+            && let Some(completion) = base.put_off.take()
+        {
+            self.complete(completion);
+        }
         for handled in 0..COMPLETIONS_PER_TURN {
-            let (completion, spent) =
+            let (mut completion, spent) =
                 self.with_driver(|driver| (driver.next(), driver.pop_spent()));
-            if spent.is_some() {
-                self.drop_spent(spent);
+            if let Some(spent) = spent {
+                self.clear_up(spent, &mut completion);
             }
             let Some(completion) = completion else {
                 if handled != 0 {
@@ -300,11 +312,7 @@ impl EventBase {
                 }
                 return (handled, true);
             };
-            let ours = completion.token >> 32 == u64::from(base.number);
-            debug_assert!(ours, "a completion came to a base that did not ask for it");
-            if ours && let Some(source) = base.source(completion.token as u32) {
-                source.completed(self, completion);
-            }
+            self.complete(completion);
             if base.stop.get() == Stop::Now {
                 return (handled + 1, false);
             }
@@ -313,21 +321,39 @@ impl EventBase {
         (COMPLETIONS_PER_TURN, false)
     }
 
-    /// Drops users' payloads with nothing borrowed: destructors may call anything.
-    #[cold]
-    fn drop_spent(&self, first: Option<Piece>) {
-        let mut spent = first;
-        while spent.is_some() {
-            drop(spent);
-            spent = self.with_driver(|driver| driver.pop_spent());
+    #[inline]
+    fn complete(&self, completion: Completion) {
+        let ours = completion.token >> 32 == u64::from(self.0.number);
+        debug_assert!(ours, "a completion came to a base that did not ask for it");
+        if ours && let Some(source) = self.0.source(completion.token as u32) {
+            source.completed(self, completion);
         }
+    }
+
+    /// Does what the driver left for when it is not borrowed: drops users' payloads, whose
+    /// destructors may call anything, and logs, since a logger may, too. Neither may cost the
+    /// completion that came beside it.
+    #[cold]
+    fn clear_up(&self, first: Spent, completion: &mut Option<Completion>) {
+        let mut each = Each::default();
+        let mut next = Some(first);
+        while let Some(spent) = next {
+            each.run(|| spent.let_go());
+            next = self.with_driver(|driver| driver.pop_spent());
+        }
+        if each.panicked() {
+            self.0.put_off.replace(completion.take());
+        }
+        each.finish();
     }
 
     fn expire_timers(&self) {
         let base = &*self.0;
         let now = base.now.get();
         if now >= base.stop_at.get() {
-            base.stop_at.set(u64::MAX);
+            // Taken back when the loop returns for it: a panic that comes first leaves it to the
+            // next run.
+            base.stop_at_passed.set(true);
             self.stop_after_turn();
         }
         self.check_quiet();

@@ -241,6 +241,12 @@ impl Ring {
         if self.window.is_some() {
             return Err(SetupError::WindowAttached);
         }
+        if self.is_inherited() {
+            return Err(SetupError::Os {
+                what: "a window for a ring of the parent process",
+                errno: Errno::CHILD,
+            });
+        }
         self.window = Some(window::Window::attach(
             &self.uring,
             &mut self.caps,
@@ -257,8 +263,9 @@ impl Ring {
     #[inline]
     pub fn refill(&mut self) -> usize {
         match &mut self.window {
-            Some(window) => window.refill(),
-            None => 0,
+            // The buffer ring is the parent's: its tail is not for a child to move (I11).
+            Some(window) if !self.fork.is_child() => window.refill(),
+            _ => 0,
         }
     }
 
@@ -273,6 +280,9 @@ impl Ring {
     /// Registered memory counts against RLIMIT_MEMLOCK. Where that ends, or the kernel cannot do it, the
     /// ring makes do with what there is; 0 is no error. One arena for each ring: the first one stays.
     pub fn register_fixed(&mut self, arena: &Arena) -> usize {
+        if self.is_inherited() {
+            return 0;
+        }
         if self.fixed.is_none() && self.caps.has(Cap::FIXED_BUFFERS) {
             match fixed::Fixed::new(&self.uring, arena) {
                 Ok(fixed) => self.fixed = Some(fixed),

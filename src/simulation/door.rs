@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
-use std::os::fd::IntoRawFd;
+use std::os::fd::{AsRawFd, IntoRawFd};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -122,10 +122,10 @@ impl Door {
         if self.dice.borrow_mut().percent(15) {
             return drop(accepted);
         }
-        let fd = accepted.into_fd().into_raw_fd();
+        let owned = accepted.into_fd();
         let (client, streams) = {
             let world = scenario.world.borrow();
-            let client = world.net.peer_of(world.net.socket_of(fd));
+            let client = world.net.peer_of(world.net.socket_of(owned.as_raw_fd()));
             let client = client.expect("accepted sockets are connected");
             (client, world.net.streams_of(client))
         };
@@ -136,10 +136,11 @@ impl Door {
         let streams = match (streams, ours) {
             (Some((sends, expects)), _) => (expects, sends),
             (None, Some(end)) => (end.expects, end.writes),
-            // It was freed while it waited.
-            (None, None) => (scenario.stream(), scenario.stream()),
+            // It was freed while it waited, and nobody knows its streams any more.
+            (None, None) => return drop(owned),
         };
         let base = self.listener.base().expect("it runs");
+        let fd = owned.into_raw_fd();
         let bev = BufferEvent::simulated(&base, fd, libc::AF_INET, Options::CLOSE_ON_FREE);
         let length = self.dice.borrow_mut().pick(&[0, 50, 1000, 10_000]);
         let end = End::new(
@@ -151,15 +152,11 @@ impl Door {
             Finish::Shutdown,
             false,
         );
-        if let (None, Some(client)) = (self.world_plays(scenario, client), ours) {
+        if let Some(client) = ours {
             end.peer.set(Some(client.number));
             client.peer.set(Some(end.number));
         }
         end.begin();
-    }
-
-    fn world_plays(&self, scenario: &Scenario, client: usize) -> Option<(u32, u32)> {
-        scenario.world.borrow().net.streams_of(client)
     }
 
     pub(super) fn calm_down(&self) {

@@ -36,7 +36,8 @@ pub(super) struct End {
     /// Where it connects to, if it does; whether somebody answers there.
     pub(super) port: Cell<u16>,
     pub(super) hopeless: bool,
-    /// The length up to which the input may be above the high mark: what it had when the mark was set.
+    /// The length up to which the input may be above the high mark: what it had when the mark was
+    /// set.
     pub(super) slack: Cell<usize>,
     /// A closure further up holds the input: whatever else needs it is refused.
     pub(super) holding: Cell<bool>,

@@ -1,4 +1,5 @@
-//! Random rate limits: of single bufferevents, of groups that they move between, changed at any moment.
+//! Random rate limits: of single bufferevents, of groups that they move between, changed at any
+//! moment.
 //!
 //! What the limits let through is watched from outside, see [`watch`](super::watch).
 
@@ -10,7 +11,8 @@ use crate::BufferEvent;
 use crate::event_base::EventBase;
 use crate::rate_limit::{Direction, Group, Pacing, RATE_LIMIT_MAX, RateLimitConfig};
 
-/// What every limit allows from the calm on, in bytes a second: enough for all that a scenario moves.
+/// What every limit allows from the calm on, in bytes a second: enough for all that a scenario
+/// moves.
 const CALM_RATE: u128 = 20_000;
 
 /// Groups of a scenario at most, those whose handle was dropped left out.
@@ -213,7 +215,8 @@ impl Scenario {
         }
     }
 
-    /// Looks at all limits before the kernel is entered again: what they let through, and who stands still.
+    /// Looks at all limits before the kernel is entered again: what they let through, and who
+    /// stands still.
     pub(super) fn watch_limits(&self, base: &EventBase) {
         if !self.limits.borrow().on {
             return;

@@ -6,11 +6,11 @@
 //! EVRING_SIM_SEED=4711 cargo test --lib sim_seeds -- --nocapture    # one seed, with its trace
 //! ```
 //!
-//! A scenario runs on virtual time, in three parts: random actions, a calm in which all that can move must move, and
-//! the end, at which everything is freed. What is checked: every byte arrives once and in order or the bufferevent
-//! was told an error; no callback runs after `free`; the input stays below its high mark; the loop neither
-//! spins nor hangs; nothing is left behind; a rate limit lets through what it should, and whoever it
-//! held up goes on as soon as it may.
+//! A scenario runs on virtual time, in three parts: random actions, a calm in which all that can
+//! move must move, and the end, at which everything is freed. What is checked: every byte arrives
+//! once and in order or the bufferevent was told an error; no callback runs after `free`; the input
+//! stays below its high mark; the loop neither spins nor hangs; nothing is left behind; a rate
+//! limit lets through what it should, and whoever it held up goes on as soon as it may.
 //!
 //! | file | concept |
 //! |---|---|

@@ -407,7 +407,8 @@ impl Scenario {
             return;
         }
         if end.closing.get() && end.filtered.get() && end.bev.is_freed() {
-            // It handed its last bytes down and is gone; what is below flushes, and tells the report when its peer lets it.
+            // It handed its last bytes down and is gone; what is below flushes, and tells the
+            // report when its peer lets it.
             return;
         }
         if end.closing.get() {

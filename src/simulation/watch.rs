@@ -62,7 +62,8 @@ struct Meter {
     /// What moved since the tick `since`, in which the limit was changed last.
     since: u64,
     all_moved: u64,
-    /// What was launched before is forgiven: an operation of a smaller number, or queued before a moment.
+    /// What was launched before is forgiven: an operation of a smaller number, or queued before a
+    /// moment.
     from_op: u64,
     from_time: u64,
 }
@@ -124,7 +125,8 @@ impl Meter {
         }
     }
 
-    /// Counts a move: `slack` may be had in a tick above the burst, `ever` since the last change above the rate.
+    /// Counts a move: `slack` may be had in a tick above the burst, `ever` since the last change
+    /// above the rate.
     fn moved(&mut self, moved: &Move, who: &str, slack: u64, ever: u64) {
         self.go_to(moved.at);
         if moved.op < self.from_op || moved.queued_at < self.from_time {

@@ -155,6 +155,12 @@ pub fn set_keepalive(fd: RawFd, keepalive: Option<KeepAlive>) -> io::Result<()> 
     set_int(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)
 }
 
+/// The socket's type, one of `libc::SOCK_*` (`SO_TYPE`). `ENOTSOCK` if it is no socket.
+#[cfg(test)]
+pub fn kind(fd: RawFd) -> io::Result<i32> {
+    get_int(fd, libc::SOL_SOCKET, libc::SO_TYPE)
+}
+
 /// What `close` does with bytes that are not sent yet (`SO_LINGER`): `None` sends them in the
 /// background, `Some(0)` drops them and resets the connection, `Some(s)` blocks for up to `s`
 /// seconds.

@@ -21,6 +21,7 @@ pub fn tcp_pair() -> (TcpStream, TcpStream) {
 }
 
 /// A bufferevent that closes its descriptor.
+#[allow(dead_code, reason = "not every file uses all")]
 pub fn adopt(base: &EventBase, fd: impl Into<OwnedFd>) -> BufferEvent {
     BufferEvent::socket(base, Some(fd.into()), Options::CLOSE_ON_FREE).expect("a bufferevent")
 }

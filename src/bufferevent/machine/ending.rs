@@ -84,12 +84,13 @@ mod tests {
 
     #[test]
     fn a_close_flushes_ends_its_direction_and_lingers_for_the_peer() {
-        let flushing = Facts {
-            unsent: 7,
-            ..FACTS
-        };
+        let flushing = Facts { unsent: 7, ..FACTS };
         assert_eq!(step(&flushing), Step::Wait, "bytes are on their way");
-        assert_eq!(step(&FACTS), Step::Wait, "the end of the stream is not sent yet");
+        assert_eq!(
+            step(&FACTS),
+            Step::Wait,
+            "the end of the stream is not sent yet"
+        );
         let sent = Facts {
             fin: Fin::Sent,
             ..FACTS

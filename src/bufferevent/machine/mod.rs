@@ -143,12 +143,9 @@ impl Machine {
         }
     }
 
-    /// How much may leave before the write callback is due, or all of it.
-    pub(super) fn before_low_mark(&self, output: usize) -> usize {
-        match output.saturating_sub(self.wr.low) {
-            0 => output,
-            above => above,
-        }
+    /// Whether the write callback is due before the output is empty, and is not due yet.
+    pub(super) fn is_above_low_mark(&self, output: usize) -> bool {
+        self.wr.low != 0 && output > self.wr.low
     }
 
     /// Whether the sending direction is to be ended now.

@@ -6,8 +6,8 @@ use super::dice::Dice;
 /// connections that went quiet.
 const DEAF_TO_RESETS: bool = false;
 
-/// The vices of one seed. Chances are per thousand; each is zero in many seeds, so that faults are met
-/// alone as well as together.
+/// The vices of one seed. Chances are per thousand; each is zero in many seeds, so that faults are
+/// met alone as well as together.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Faults {
     /// A receive or send moves only part of what it could.
@@ -30,7 +30,8 @@ pub(crate) struct Faults {
     pub(crate) broken: u32,
     /// No descriptor is left for a connection that is accepted.
     pub(crate) no_descriptor: u32,
-    /// A multishot receive that takes the bytes before a reset is not woken for the reset (Linux 6.18).
+    /// A multishot receive that takes the bytes before a reset is not woken for the reset (Linux
+    /// 6.18).
     pub(crate) deaf_to_resets: u32,
     /// Completions that can be reaped after one enter.
     pub(crate) budget: usize,
@@ -66,7 +67,8 @@ impl Faults {
         }
     }
 
-    /// The vices that came later. They have dice of their own, so that older seeds stay what they were.
+    /// The vices that came later. They have dice of their own, so that older seeds stay what they
+    /// were.
     pub(crate) fn draw_more(&mut self, dice: &mut Dice) {
         self.no_descriptor = dice.pick(&[0, 0, 100, 500]);
         let deaf = dice.pick(&[0, 0, 300, 1000]);

@@ -1,15 +1,16 @@
 //! A [`Driver`] without a kernel: the same seed, the same run.
 //!
-//! Sockets, clock and faults live in a [`World`], which the test keeps a hand on: it makes the sockets, plays
-//! their far ends with scripts, and looks at what moved. The driver itself checks what the layers above
-//! owe the kernel: one send in flight a socket (I4), no descriptor used or closed too late or too early (I6), every
-//! operation ended once (I2).
+//! Sockets, clock and faults live in a [`World`], which the test keeps a hand on: it makes the
+//! sockets, plays their far ends with scripts, and looks at what moved. The driver itself checks
+//! what the layers above owe the kernel: one send in flight a socket (I4), no descriptor used or
+//! closed too late or too early (I6), every operation ended once (I2).
 //!
 //! | file | concept |
 //! |---|---|
 //! | `dice` | randomness, the trace, the bytes of a stream |
 //! | `faults` | what goes wrong, drawn per seed |
 //! | `socket`, `net` | connections, what is under way on them |
+//! | `datagram` | datagrams, and servers that answer them |
 //! | `listen` | ports, backlogs, and the descriptors of what is accepted |
 //! | `remote` | scripted peers |
 //! | `world` | operations, completions, the clock |
@@ -18,6 +19,7 @@ use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 
+pub(crate) mod datagram;
 pub(crate) mod dice;
 mod faults;
 mod listen;
@@ -122,8 +124,7 @@ impl Driver for Sim {
     }
 
     fn socket(&mut self, family: i32, kind: i32) -> io::Result<i32> {
-        assert_eq!(kind, libc::SOCK_STREAM, "not simulated");
-        let socket = self.world.borrow_mut().new_socket(family);
+        let socket = self.world.borrow_mut().new_socket(family, kind);
         Ok(net::fd_of(socket))
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use super::datagram::{Flying, Server, Weather};
 use super::dice::{Dice, Trace};
 use super::listen::Handed;
 use super::remote::{Finish, Remote};
@@ -35,6 +36,10 @@ pub(crate) struct Net {
     pub(super) ports: BTreeMap<u16, Target>,
     /// Connections that scripted peers make: when, who, where to.
     pub(super) dials: Vec<(u64, usize, u16)>,
+    pub(super) servers: BTreeMap<u16, Server>,
+    pub(super) flying: Vec<Flying>,
+    /// What happens to datagrams.
+    pub(crate) weather: Weather,
     /// Accepted connections, by socket.
     pub(super) handed: BTreeMap<usize, Handed>,
     /// Nanoseconds that a packet is under way at most.
@@ -65,6 +70,9 @@ impl Net {
             sockets: Vec::new(),
             ports: BTreeMap::new(),
             dials: Vec::new(),
+            servers: BTreeMap::new(),
+            flying: Vec::new(),
+            weather: Weather::default(),
             handed: BTreeMap::new(),
             latency,
             calm: false,
@@ -142,13 +150,19 @@ impl Net {
             Some(remote.state.next_at).filter(|at| *at != u64::MAX)
         });
         let dials = self.dials.iter().map(|(at, _, _)| *at);
-        wires.map(|(at, _)| *at).chain(peers).chain(dials).min()
+        wires
+            .map(|(at, _)| *at)
+            .chain(peers)
+            .chain(dials)
+            .chain(self.next_datagram())
+            .min()
     }
 
     /// Lets all that is due by `now` happen.
     pub(super) fn advance(&mut self, now: u64, dice: &mut Dice, trace: &mut Trace) {
         while self.next_event().is_some_and(|at| at <= now) {
             self.dial_due(now, dice, trace);
+            self.land(now);
             for socket in 0..self.sockets.len() {
                 while let Some(packet) = self.sockets[socket].arrival(now) {
                     self.arrive(socket, packet, now, dice, trace);
@@ -298,6 +312,7 @@ impl Net {
         let socket = &self.sockets[at];
         let over = match socket.kind {
             Kind::Inet => socket.fin_arrived && socket.fin_sent,
+            Kind::Datagram => false,
             Kind::Unix | Kind::Plain => socket.fin_arrived && self.peer_is_gone(at),
         };
         match (socket.error, over || socket.dead) {

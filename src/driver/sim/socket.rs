@@ -1,7 +1,9 @@
-//! Stream sockets of the simulated kernel: bounded buffers, a wire between them, two ends of a stream.
+//! Stream sockets of the simulated kernel: bounded buffers, a wire between them, two ends of a
+//! stream.
 
 use std::collections::VecDeque;
 
+use super::datagram::Datagrams;
 use super::remote::Remote;
 use crate::sys::Errno;
 
@@ -10,6 +12,8 @@ use crate::sys::Errno;
 pub(crate) enum Kind {
     Inet,
     Unix,
+    /// An IPv4 socket for datagrams.
+    Datagram,
     /// A pipe or terminal, both ways: it takes reads and writes, and has no half-close.
     Plain,
 }
@@ -18,7 +22,7 @@ impl Kind {
     /// The address family that the layers above know it by; 0 for no socket at all.
     pub(crate) fn family(self) -> i32 {
         match self {
-            Kind::Inet => libc::AF_INET,
+            Kind::Inet | Kind::Datagram => libc::AF_INET,
             Kind::Unix => libc::AF_UNIX,
             Kind::Plain => libc::AF_UNSPEC,
         }
@@ -65,6 +69,8 @@ pub(crate) struct Socket {
     pub(super) sent: u64,
     /// Bytes that came over the wire, received or not.
     pub(super) delivered: u64,
+    /// What it has if it is for datagrams.
+    pub(super) datagrams: Datagrams,
     /// Connections that wait to be accepted, and how many may; if it listens.
     pub(super) backlog: Option<(usize, VecDeque<usize>)>,
     /// Where it is bound.
@@ -93,6 +99,7 @@ impl Socket {
             received: 0,
             sent: 0,
             delivered: 0,
+            datagrams: Datagrams::default(),
             backlog: None,
             port: None,
             resets_on_close: false,
@@ -144,6 +151,10 @@ impl Socket {
 
     /// Whether a receive has something to tell.
     pub(super) fn readable(&self) -> bool {
-        !self.arrived.is_empty() || self.error.is_some() || self.fin_arrived || self.dead
+        !self.arrived.is_empty()
+            || !self.datagrams.arrived.is_empty()
+            || self.error.is_some()
+            || self.fin_arrived
+            || self.dead
     }
 }

@@ -1,8 +1,8 @@
 //! What the descriptor is, and how it is changed and let go of.
 
+use super::Socket;
 use super::receive::{Incoming, Receiving};
 use super::send::Sending;
-use super::Socket;
 use crate::bufferevent::shell::Cx;
 use crate::driver::{Descriptor, SendHow, SocketOption};
 use crate::event_base::EventBase;
@@ -116,12 +116,7 @@ impl Socket {
     /// Goes on with another descriptor. The old one's operations are cancelled; it is closed after
     /// them if `close_old` says so. A send goes on to its end first: what the old descriptor took
     /// is gone, and only the rest is for the new one.
-    pub(in crate::bufferevent) fn change_fd(
-        &self,
-        cx: &Cx<'_>,
-        fd: Option<i32>,
-        close_old: bool,
-    ) {
+    pub(in crate::bufferevent) fn change_fd(&self, cx: &Cx<'_>, fd: Option<i32>, close_old: bool) {
         self.leave_receive(cx);
         if let Some(op) = self.connect.take() {
             self.orphan(cx, op);

@@ -125,8 +125,7 @@ impl Socket {
         if let Some(limits) = self.limits.borrow_mut().as_deref_mut() {
             // Without a slot a receive ends once there is something to receive: to ask as if
             // there were nothing would be answered with a poll, over and over.
-            let no_slot =
-                matches!(completion.result, Err(errno) if errno.raw() == libc::ENOBUFS);
+            let no_slot = matches!(completion.result, Err(errno) if errno.raw() == libc::ENOBUFS);
             limits.readable = completion.sock_nonempty || no_slot;
             if let Ok(moved @ 1..) = completion.result {
                 limits.last_bytes = if moved < limits.most_bytes { moved } else { 0 };
@@ -190,10 +189,7 @@ impl Socket {
             return;
         };
         if let Some(port) = &port
-            && limits
-                .limiter
-                .join(port.port(), member)
-                .is_err()
+            && limits.limiter.join(port.port(), member).is_err()
         {
             // Dissolved: it limits nobody any more.
             limits.limiter.leave();
@@ -219,12 +215,7 @@ impl Socket {
 
     /// Brings the limits in line with what is wanted now; when to look again, `u64::MAX`: not by
     /// time.
-    pub(super) fn settle_limits(
-        &self,
-        cx: &Cx<'_>,
-        machine: &mut Machine,
-        output: usize,
-    ) -> u64 {
+    pub(super) fn settle_limits(&self, cx: &Cx<'_>, machine: &mut Machine, output: usize) -> u64 {
         let mut slot = self.limits.borrow_mut();
         let Some(limits) = slot.as_deref_mut() else {
             return u64::MAX;
@@ -312,7 +303,11 @@ impl Socket {
         let shared = limits
             .as_deref()
             .is_some_and(|limits| limits.limiter.is_member() && limits.read.grant.is_some());
-        shared && matches!(self.receiving.get(), Receiving::Armed(_) | Receiving::Polling(_))
+        shared
+            && matches!(
+                self.receiving.get(),
+                Receiving::Armed(_) | Receiving::Polling(_)
+            )
     }
 }
 

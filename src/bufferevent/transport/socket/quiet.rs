@@ -76,8 +76,8 @@ impl Socket {
             self.receiving.set(Receiving::Watching(self.push(cx, op)));
         }
         // One that waits for memory has no poll, which would stand in the way of its receive.
-        let again = matches!(receiving, Receiving::InLine | Receiving::Parked)
-            && self.may_break_unseen(cx);
+        let again =
+            matches!(receiving, Receiving::InLine | Receiving::Parked) && self.may_break_unseen(cx);
         if again {
             self.listed.set(Listed::Silent);
         }

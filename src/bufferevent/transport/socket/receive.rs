@@ -20,7 +20,10 @@ pub(super) enum Receiving {
     /// A limit asks to wait until there is something to read.
     Polling(OpId),
     /// Its cancellation was asked for; it may still bring something.
-    Stopping { op: OpId, poll: bool },
+    Stopping {
+        op: OpId,
+        poll: bool,
+    },
     /// It stands still; a poll looks whether the connection breaks meanwhile.
     Watching(OpId),
     /// In the base's line for receive slots.
@@ -90,10 +93,7 @@ impl Socket {
     /// Whether it waits for memory.
     #[cfg(test)]
     pub(in crate::bufferevent) fn is_starved(&self) -> bool {
-        matches!(
-            self.receiving.get(),
-            Receiving::InLine | Receiving::Parked
-        )
+        matches!(self.receiving.get(), Receiving::InLine | Receiving::Parked)
     }
 
     pub(in crate::bufferevent) fn wants_receive(&self, cx: &Cx<'_>) -> bool {
@@ -102,9 +102,7 @@ impl Socket {
 
     pub(super) fn receive_is_wanted(&self, life: Life, machine: &Machine) -> bool {
         match life {
-            Life::Open => {
-                machine.wants_read() && !machine.keeps_end() && !self.unseen.is_some()
-            }
+            Life::Open => machine.wants_read() && !machine.keeps_end() && !self.unseen.is_some(),
             // Whatever is enabled meanwhile: it has finished reading.
             Life::StoppingReads | Life::Freed => false,
             // It reads and drops until the end: its peer may need to be read from before it reads.
@@ -116,11 +114,11 @@ impl Socket {
         }
     }
 
-    /// Whether what it received waits somewhere: in its input, in its own output, or in that of
-    /// whoever it is relayed to.
+    /// Whether what it received waits for a peer to read it: in its own output, or in that of
+    /// whoever it is relayed to. What waits in its input waits for the program, which may need
+    /// more to go on.
     fn holds_memory(&self, cx: &Cx<'_>) -> bool {
-        let shell = cx.shell();
-        shell.input_len() != 0 || shell.output_len() != 0 || self.backlogged.get()
+        cx.shell().output_len() != 0 || self.backlogged.get()
     }
 
     /// Begins to receive, if that is wanted and may be: the one place where receives begin.
@@ -142,6 +140,18 @@ impl Socket {
         if short && !self.is_closing_down(cx) && self.holds_memory(cx) {
             self.park(cx);
             return Feeding::Left;
+        }
+        if short
+            && cx.base.memory_is_spent()
+            && !self.is_closing_down(cx)
+            && cx.shell().input_len() != 0
+        {
+            // What it would receive would be memory that there is not.
+            if offer.is_none() {
+                self.wait_in_line(cx);
+                return Feeding::Left;
+            }
+            return Feeding::Passed;
         }
         let kind = self.kind.get();
         let plan = match self.plan(cx, kind, short, offer) {

@@ -4,7 +4,7 @@ use super::Socket;
 use super::descriptor::Kind;
 use super::receive::Receiving;
 use crate::bufferevent::machine::{Fin, Life, StreamEnd};
-use crate::bufferevent::shell::{SHORT_COPY_OUT_FRACTION, Cx};
+use crate::bufferevent::shell::{Cx, SHORT_COPY_OUT_FRACTION};
 use crate::driver::{Completion, OpId};
 use crate::evbuffer::Spent;
 use crate::sys::Errno;
@@ -70,8 +70,7 @@ impl Socket {
             0 => SEND_BYTES,
             set => set as usize,
         };
-        // Not past the low mark, at which somebody wants to be called.
-        let most = most.min(machine.before_low_mark(output.len()));
+        let waits_for_mark = machine.is_above_low_mark(output.len());
         drop(machine);
         let mut spent = Spent::new();
         if let Err(error) = output.load_into(most.min(FILE_READ_BYTES), &mut spent) {
@@ -87,14 +86,12 @@ impl Socket {
         let Some(most) = self.gate_send(cx, output.len().min(most)) else {
             return;
         };
-        let patient = !self.is_timed(cx);
+        let patient = !waits_for_mark && !self.is_timed(cx);
         let how = self.kind.get().send_how(patient);
         let token = cx.shell().reg.token();
-        let (op, taken) = cx
-            .base
-            .push_send(token, |driver, token| {
-                driver.send(token, fd, &output, most, how)
-            });
+        let (op, taken) = cx.base.push_send(token, |driver, token| {
+            driver.send(token, fd, &output, most, how)
+        });
         drop(output);
         drop(spent);
         self.in_flight.set(self.in_flight.get() + 1);
@@ -170,10 +167,8 @@ impl Socket {
         if self.kind.get().is_plain() {
             return;
         }
-        let machine = cx.machine();
-        let late = cx.shell().buffers.taken() > machine.before_low_mark(cx.shell().output_len());
-        drop(machine);
-        if late || self.is_timed(cx) {
+        let waits_for_mark = cx.machine().is_above_low_mark(cx.shell().output_len());
+        if waits_for_mark || self.is_timed(cx) {
             cx.base.cancel(op);
         }
     }

@@ -2,7 +2,7 @@
 
 use super::super::socket::Kind;
 use super::{Entry, World, name_of};
-use crate::driver::{Op, SocketOption};
+use crate::driver::SocketOption;
 use crate::sys::{self, Errno, SockAddr};
 
 impl World {
@@ -19,9 +19,12 @@ impl World {
         self.net.begin_listening(at, backlog);
     }
 
-    pub(in crate::driver::sim) fn new_socket(&mut self, family: i32) -> usize {
+    pub(in crate::driver::sim) fn new_socket(&mut self, family: i32, kind: i32) -> usize {
         let capacity = self.dice.pick(&[100, 5000, 70_000]);
-        let kind = Kind::of_family(family);
+        let kind = match kind {
+            libc::SOCK_DGRAM => Kind::Datagram,
+            _ => Kind::of_family(family),
+        };
         self.net.socket(kind, capacity)
     }
 
@@ -46,7 +49,7 @@ impl World {
     pub(in crate::driver::sim) fn shutdown_write(&mut self, fd: i32) -> Result<(), Errno> {
         let socket = self.net.index(fd);
         self.note("shutdown", &[socket as u64]);
-        let sends = |entry: &&Entry| matches!(&entry.op, Op::Send { fd: on, .. } | Op::Write { fd: on, .. } if *on == fd);
+        let sends = |entry: &&Entry| name_of(&entry.op) == ("send", fd);
         assert_eq!(
             self.ops.values().filter(sends).count(),
             0,

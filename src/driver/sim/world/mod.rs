@@ -12,7 +12,8 @@ use crate::driver::{Completion, Op, OpId, Wait};
 use crate::ring::RingCounters;
 use crate::sys::Errno;
 
-/// Enters in a row without a byte moved, an operation ended or the clock moved on: then the loop spins.
+/// Enters in a row without a byte moved, an operation ended or the clock moved on: then the loop
+/// spins.
 const MOST_IDLE_ENTERS: u32 = 300;
 
 /// Enters of a whole scenario: more means that it goes round in circles.
@@ -43,7 +44,8 @@ pub(crate) struct World {
     pub(super) counters: RingCounters,
     /// What moved since somebody looked, if anybody wants to know.
     moves: Option<Vec<Move>>,
-    /// What whoever watches holds against a loop that goes to sleep now, and the latest moment at which it is to be awake.
+    /// What whoever watches holds against a loop that goes to sleep now, and the latest moment at
+    /// which it is to be awake.
     reproach: Option<(String, u64)>,
 }
 
@@ -113,7 +115,8 @@ impl World {
         self.next_id
     }
 
-    /// Unless the next enter only polls: it must not sleep at all (`why` is not empty), or not longer than until then.
+    /// Unless the next enter only polls: it must not sleep at all (`why` is not empty), or not
+    /// longer than until then.
     pub(crate) fn reproach(&mut self, why: String, until: u64) {
         self.reproach = Some((why, until));
     }
@@ -358,8 +361,8 @@ impl World {
         if !more {
             entry.stage = Stage::Done;
         }
-        // A receive that finds no slot makes no way, nor does one cancelled to be armed again: but a
-        // cancel that was asked for does.
+        // A receive that finds no slot makes no way, nor does one cancelled to be armed again: but
+        // a cancel that was asked for does.
         if !matches!(result, Err(Errno::NOBUFS)) {
             self.idle_enters = 0;
         }
@@ -434,7 +437,8 @@ impl World {
         self.window.len()
     }
 
-    /// Whether readers have to wait for memory, and whether even the reserved slot is in some buffer.
+    /// Whether readers have to wait for memory, and whether even the reserved slot is in some
+    /// buffer.
     pub(crate) fn starvation(&self) -> (bool, bool) {
         let starved = self.window.is_empty() && self.arena.available() == 0;
         (starved, starved && !self.arena.has_reserve())

@@ -38,6 +38,9 @@ impl World {
             self.idle_enters = 0;
             return self.finish(id, Err(Errno::from_raw(errno)));
         }
+        if self.net.is_datagram(at) {
+            return self.receive_datagram(id, at);
+        }
         loop {
             let available = self.net.sockets[at].arrived.len();
             let entry = self.ops.get_mut(&id).expect("looked up by the caller");
@@ -111,6 +114,43 @@ impl World {
         }
     }
 
+    /// One datagram a completion, cut to the slot.
+    fn receive_datagram(&mut self, id: u64, at: usize) {
+        if let Some(errno) = self.net.sockets[at].error.take() {
+            return self.finish(id, Err(errno));
+        }
+        while !self.net.sockets[at].datagrams.arrived.is_empty() {
+            let entry = self.ops.get_mut(&id).expect("looked up by the caller");
+            let (slot, most, multishot) = match entry.op {
+                Op::Recv {
+                    multishot, max_len, ..
+                } => {
+                    let Some(slot) = self.window.pop() else {
+                        return self.finish(id, Err(Errno::NOBUFS));
+                    };
+                    (slot, max_len as usize, multishot)
+                }
+                Op::RecvSlot { max_len, .. } | Op::Read { max_len, .. } => {
+                    (take_slot(entry), max_len as usize, false)
+                }
+                ref other => unreachable!("no receive: {other:?}"),
+            };
+            let first = self.net.sockets[at].datagrams.arrived.pop_front();
+            let bytes = first.expect("one has arrived");
+            let most = if most == 0 {
+                slot.capacity()
+            } else {
+                most.min(slot.capacity())
+            };
+            let n = bytes.len().min(most);
+            let more = multishot && !self.dice.permille(self.faults.end_multishot);
+            self.complete(id, Ok(n as u32), more, Some(slot.filled_with(&bytes[..n])));
+            if !more {
+                return;
+            }
+        }
+    }
+
     pub(super) fn send(&mut self, id: u64, at: usize) {
         let entry = &self.ops[&id];
         let (pieces, wait_all) = match &entry.op {
@@ -121,6 +161,12 @@ impl World {
             other => unreachable!("no send: {other:?}"),
         };
         let (moved, total) = (entry.moved, pieces.bytes());
+        if self.net.is_datagram(at) {
+            let bytes = range_of(pieces.as_slice(), 0, total);
+            let sent = self.net.send_datagram(at, &bytes, self.now, &mut self.dice);
+            let refused = Errno::from_raw(libc::EDESTADDRREQ);
+            return self.finish(id, if sent { Ok(total as u32) } else { Err(refused) });
+        }
         assert_ne!(total, 0, "an empty send");
         let socket = &mut self.net.sockets[at];
         assert!(!socket.fin_sent, "a send behind the end of the stream");
@@ -172,6 +218,11 @@ impl World {
         let Op::Connect { addr, .. } = &self.ops[&id].op else {
             return;
         };
+        if self.net.is_datagram(at) {
+            // It only notes where to.
+            self.net.sockets[at].datagrams.to = addr.to_socket_addr().map(|addr| addr.port());
+            return self.finish(id, Ok(0));
+        }
         if self.ops[&id].due > self.now {
             return;
         }

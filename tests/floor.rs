@@ -1,0 +1,421 @@
+//! Promises of every bufferevent, varied over what moves the bytes, sizes and deferral.
+
+use std::cell::{Cell, RefCell};
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+mod common;
+
+use common::tcp_pair;
+use evring::{
+    BufferEvent, Callbacks, EvBuffer, EventBase, Events, Filter, FilterResult, FlushEnd, FlushMode,
+    Interest, Options, RelayEnd, RelayOptions, RunFlags, relay,
+};
+
+/// A bound on everything that waits in these tests.
+const BOUND: Duration = Duration::from_secs(20);
+
+struct Pass;
+
+impl Filter for Pass {}
+
+fn over(base: &EventBase, fd: impl Into<OwnedFd>, options: Options) -> BufferEvent {
+    let options = options | Options::CLOSE_ON_FREE;
+    BufferEvent::socket(base, Some(fd.into()), options).unwrap()
+}
+
+/// With so many filters on top.
+fn under_filters(bev: &BufferEvent, filters: usize, options: Options) -> BufferEvent {
+    (0..filters).fold(bev.clone(), |below, _| {
+        BufferEvent::filter(&below, Pass, options | Options::CLOSE_ON_FREE).unwrap()
+    })
+}
+
+/// Turns the loop until the condition holds; whether it did within the bound.
+fn turn_until(base: &EventBase, mut holds: impl FnMut() -> bool) -> bool {
+    let began = Instant::now();
+    while !holds() {
+        if began.elapsed() > BOUND {
+            return false;
+        }
+        base.stop_after(Duration::from_millis(5));
+        base.run_with(RunFlags::NO_EXIT_ON_EMPTY | RunFlags::ONCE)
+            .unwrap();
+    }
+    true
+}
+
+fn events_of(bev: &BufferEvent) -> Rc<RefCell<Vec<Events>>> {
+    let seen: Rc<RefCell<Vec<Events>>> = Rc::default();
+    let told = seen.clone();
+    bev.set_callbacks(Callbacks::new().on_event(move |_, events| told.borrow_mut().push(events)))
+        .unwrap();
+    seen
+}
+
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at * 31 + at / 251) as u8).collect()
+}
+
+fn all_of(mut from: impl Read) -> Vec<u8> {
+    let mut got = Vec::new();
+    from.read_to_end(&mut got).unwrap();
+    got
+}
+
+#[test]
+fn a_reset_is_told_however_it_arrives() {
+    for bytes in [100, 60_000] {
+        for (filters, options) in [(0, Options::empty()), (1, Options::DEFER_CALLBACKS)] {
+            for mark in [0, 50] {
+                let base = EventBase::new().unwrap();
+                let (mut far, ours) = tcp_pair();
+                let bev = under_filters(&over(&base, ours, options), filters, options);
+                let events = events_of(&bev);
+                bev.set_watermarks(Interest::READ, 0, mark).unwrap();
+                far.write_all(&pattern(bytes)).unwrap();
+                rustix::net::sockopt::set_socket_linger(&far, Some(Duration::ZERO)).unwrap();
+                drop(far);
+                bev.enable(Interest::READ).unwrap();
+                let mut got = Vec::new();
+                let told = turn_until(&base, || {
+                    let mut part = [0; 65_536];
+                    let n = bev.read(&mut part);
+                    got.extend(&part[..n]);
+                    events.borrow().contains(&(Events::READING | Events::ERROR))
+                });
+                assert!(told, "{bytes} bytes, {filters} filters, mark {mark}");
+                got.extend(all_of_input(&bev));
+                assert!(got == pattern(bytes), "{} of {bytes}", got.len());
+            }
+        }
+    }
+}
+
+fn all_of_input(bev: &BufferEvent) -> Vec<u8> {
+    let mut rest = vec![0; bev.input().len()];
+    let n = bev.read(&mut rest);
+    rest.truncate(n);
+    rest
+}
+
+#[test]
+fn what_the_kernel_takes_leaves_the_output_at_once_while_somebody_times_it() {
+    type Timed = fn(&BufferEvent);
+    let timeout: Timed = |bev| bev.set_timeouts(None, Some(BOUND)).unwrap();
+    let mark: Timed = |bev| bev.set_watermarks(Interest::WRITE, 900_000, 0).unwrap();
+    for timed in [timeout, mark] {
+        for before in [true, false] {
+            let base = EventBase::new().unwrap();
+            let (ours, mut far) = UnixStream::pair().unwrap();
+            let bev = over(&base, ours, Options::empty());
+            if before {
+                timed(&bev);
+            }
+            bev.write(&pattern(1 << 20)).unwrap();
+            base.run_with(RunFlags::NONBLOCK).unwrap();
+            timed(&bev);
+            let down = turn_until(&base, || {
+                let left = bev.output().len();
+                if left > (1 << 20) - 200_000 {
+                    far.set_nonblocking(true).unwrap();
+                    let _nothing_yet = far.read(&mut [0; 65_536]);
+                }
+                left <= (1 << 20) - 140_000
+            });
+            assert!(down, "{} bytes left", bev.output().len());
+        }
+    }
+}
+
+#[test]
+fn a_descriptor_that_changes_in_mid_send_loses_no_byte_and_doubles_none() {
+    for detached in [false, true] {
+        let base = EventBase::new().unwrap();
+        let (first, first_far) = UnixStream::pair().unwrap();
+        let (second, second_far) = UnixStream::pair().unwrap();
+        let bev = over(&base, first, Options::empty());
+        let data = pattern(3 << 20);
+        bev.write(&data).unwrap();
+        base.run_with(RunFlags::NONBLOCK).unwrap();
+        if detached {
+            bev.replace_fd(None).unwrap();
+            base.run_with(RunFlags::NONBLOCK).unwrap();
+        }
+        bev.replace_fd(Some(second.into())).unwrap();
+        let readers = [first_far, second_far].map(|far| thread::spawn(move || all_of(far)));
+        bev.close_after_flush(None, |end| assert_eq!(end, FlushEnd::Flushed))
+            .unwrap();
+        base.run().unwrap();
+        let [old, new] = readers.map(|reader| reader.join().unwrap());
+        assert!(!old.is_empty() && !new.is_empty());
+        assert!([old, new].concat() == data, "detached: {detached}");
+    }
+}
+
+#[test]
+fn outputs_that_are_swapped_or_assigned_under_a_send_arrive_once() {
+    for swapped in [true, false] {
+        let base = EventBase::new().unwrap();
+        let (one, one_far) = UnixStream::pair().unwrap();
+        let (two, two_far) = UnixStream::pair().unwrap();
+        let (one, two) = (
+            over(&base, one, Options::empty()),
+            over(&base, two, Options::empty()),
+        );
+        one.write(&vec![b'a'; 1 << 20]).unwrap();
+        base.run_with(RunFlags::NONBLOCK).unwrap();
+        two.disable(Interest::WRITE).unwrap();
+        two.write(&vec![b'b'; 1 << 20]).unwrap();
+        one.output()
+            .with(|one| match swapped {
+                true => two.output().with(|two| std::mem::swap(one, two)).unwrap(),
+                false => *one = EvBuffer::from("new"),
+            })
+            .unwrap();
+        two.enable(Interest::WRITE).unwrap();
+        let readers = [one_far, two_far].map(|far| thread::spawn(move || all_of(far)));
+        for bev in [&one, &two] {
+            bev.close_after_flush(None, |_| {}).unwrap();
+        }
+        base.run().unwrap();
+        let got = readers.map(|reader| reader.join().unwrap()).concat();
+        let count = |byte| got.iter().filter(|&&b| b == byte).count();
+        assert_eq!((count(b'a'), count(b'b')), (1 << 20, 1 << 20));
+        assert_eq!(count(b'n'), usize::from(!swapped));
+    }
+}
+
+#[test]
+fn a_pipe_gets_all_of_a_close_and_ends_with_it() {
+    for filters in [0, 2] {
+        let base = EventBase::new().unwrap();
+        let (reader, writer) = std::io::pipe().unwrap();
+        let bev = under_filters(
+            &over(&base, OwnedFd::from(writer), Options::empty()),
+            filters,
+            Options::empty(),
+        );
+        bev.write(&pattern(1 << 20)).unwrap();
+        let reading = thread::spawn(move || all_of(reader));
+        let told = Rc::new(Cell::new(None));
+        let end = told.clone();
+        bev.close_after_flush(None, move |how| end.set(Some(how)))
+            .unwrap();
+        base.run().unwrap();
+        assert_eq!(told.get(), Some(FlushEnd::Flushed));
+        assert!(reading.join().unwrap() == pattern(1 << 20));
+    }
+}
+
+#[test]
+fn shutdown_write_ends_a_pipe_that_may_be_closed_and_is_refused_elsewhere() {
+    let base = EventBase::new().unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    let bev = over(&base, OwnedFd::from(writer), Options::empty());
+    bev.write(b"last").unwrap();
+    bev.shutdown_write().unwrap();
+    base.run().unwrap();
+    assert_eq!(all_of(reader), b"last");
+    let (_reader, writer) = std::io::pipe().unwrap();
+    let writer = Some(OwnedFd::from(writer));
+    let kept = BufferEvent::socket(&base, writer, Options::empty()).unwrap();
+    assert!(kept.shutdown_write().is_err());
+}
+
+#[test]
+fn an_end_waits_when_the_read_callback_disables_reading() {
+    for options in [Options::empty(), Options::DEFER_CALLBACKS] {
+        for priorities in [1, 3] {
+            let base = EventBase::builder().priorities(priorities).build().unwrap();
+            let (ours, mut far) = UnixStream::pair().unwrap();
+            let bev = over(&base, ours, options);
+            let (reads, ends) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+            let (read, ended) = (reads.clone(), ends.clone());
+            bev.set_callbacks(
+                Callbacks::new()
+                    .on_read(move |bev| {
+                        read.set(read.get() + 1);
+                        bev.disable(Interest::READ)
+                    })
+                    .on_event(move |_, events| {
+                        ended.set(ended.get() + usize::from(events.contains(Events::EOF)));
+                    }),
+            )
+            .unwrap();
+            far.write_all(b"last").unwrap();
+            drop(far);
+            bev.enable(Interest::READ).unwrap();
+            assert!(turn_until(&base, || reads.get() == 1));
+            for _ in 0..20 {
+                base.run_with(RunFlags::NONBLOCK).unwrap();
+            }
+            assert_eq!(ends.get(), 0);
+            bev.enable(Interest::READ).unwrap();
+            assert!(turn_until(&base, || ends.get() == 1));
+        }
+    }
+}
+
+#[test]
+fn a_low_mark_above_the_high_one_stalls_nobody() {
+    let base = EventBase::new().unwrap();
+    let (ours, mut far) = UnixStream::pair().unwrap();
+    let bev = over(&base, ours, Options::empty());
+    bev.set_watermarks(Interest::READ, 100, 50).unwrap();
+    let got = Rc::new(Cell::new(0));
+    let sum = got.clone();
+    bev.set_callbacks(Callbacks::new().on_read(move |bev| {
+        assert!(bev.input().len() <= 50);
+        sum.set(sum.get() + bev.read(&mut [0; 50]));
+    }))
+    .unwrap();
+    bev.enable(Interest::READ).unwrap();
+    far.write_all(&[0; 200]).unwrap();
+    assert!(turn_until(&base, || got.get() == 200));
+}
+
+#[test]
+fn what_an_output_filter_writes_to_its_own_bufferevent_follows() {
+    struct Echoing(Rc<RefCell<Option<BufferEvent>>>, u32);
+    impl Filter for Echoing {
+        fn output(
+            &mut self,
+            src: &mut EvBuffer,
+            dst: &mut EvBuffer,
+            _: Option<usize>,
+            _: FlushMode,
+        ) -> FilterResult {
+            dst.add_buffer(src).unwrap();
+            if self.1 > 0 {
+                self.1 -= 1;
+                let own = self.0.borrow().clone();
+                own.unwrap().write(b"+").unwrap();
+            }
+            FilterResult::Ok
+        }
+    }
+    for depth in [0, 1] {
+        let base = EventBase::new().unwrap();
+        let (ours, far) = UnixStream::pair().unwrap();
+        let below = under_filters(
+            &over(&base, ours, Options::empty()),
+            depth,
+            Options::empty(),
+        );
+        let own = Rc::new(RefCell::new(None));
+        let filter = Echoing(own.clone(), 50);
+        let top = BufferEvent::filter(&below, filter, Options::CLOSE_ON_FREE).unwrap();
+        *own.borrow_mut() = Some(top.clone());
+        top.write(b"0").unwrap();
+        top.close_after_flush(None, |_| {}).unwrap();
+        let reading = thread::spawn(move || all_of(far));
+        base.run().unwrap();
+        own.take();
+        assert_eq!(reading.join().unwrap().len(), 51);
+    }
+}
+
+#[test]
+fn a_relay_reports_when_a_side_is_freed_or_the_base_ends() {
+    for freed in [true, false] {
+        let base = EventBase::new().unwrap();
+        let (one, _one_far) = UnixStream::pair().unwrap();
+        let (two, _two_far) = UnixStream::pair().unwrap();
+        let (one, two) = (
+            over(&base, one, Options::empty()),
+            over(&base, two, Options::empty()),
+        );
+        let joined = relay(&one, &two, RelayOptions::default()).unwrap();
+        let told = Rc::new(Cell::new(None));
+        let end = told.clone();
+        joined.on_end(move |report| end.set(Some(report.end)));
+        base.run_with(RunFlags::NONBLOCK).unwrap();
+        match freed {
+            true => {
+                one.free();
+                assert!(turn_until(&base, || told.get().is_some()));
+                assert!(two.is_freed());
+            }
+            false => drop(base),
+        }
+        assert_eq!(told.get(), Some(RelayEnd::Closed));
+    }
+}
+
+#[test]
+fn reports_come_when_the_base_ends() {
+    let base = EventBase::new().unwrap();
+    let (ours, _far) = UnixStream::pair().unwrap();
+    let (reader, _writer) = UnixStream::pair().unwrap();
+    let (closing, reading) = (
+        over(&base, ours, Options::empty()),
+        over(&base, reader, Options::empty()),
+    );
+    reading.enable(Interest::READ).unwrap();
+    base.run_with(RunFlags::NONBLOCK).unwrap();
+    let told = Rc::new(Cell::new(0));
+    for _ in 0..2 {
+        let done = told.clone();
+        reading
+            .finish_reading(move |_| done.set(done.get() + 1))
+            .unwrap();
+    }
+    closing.write(&vec![0; 8 << 20]).unwrap();
+    let end = told.clone();
+    closing
+        .close_after_flush(None, move |how| {
+            assert!(matches!(how, FlushEnd::Failed { unsent } if unsent != 0));
+            end.set(end.get() + 10);
+        })
+        .unwrap();
+    drop(base);
+    assert_eq!(told.get(), 12);
+}
+
+#[test]
+fn what_needs_a_descriptor_is_refused_in_memory_and_goes_down_through_filters() {
+    let base = EventBase::new().unwrap();
+    let (pair, _partner) = BufferEvent::pair(&base, Options::empty()).unwrap();
+    let below = BufferEvent::socket(&base, None, Options::CLOSE_ON_FREE).unwrap();
+    let filter = under_filters(&below, 1, Options::empty());
+    for bev in [&pair, &filter] {
+        assert!(bev.connect("127.0.0.1:9").is_err());
+        assert!(bev.connect_in_progress().is_err());
+        assert!(bev.set_max_single_read(1).is_err());
+        assert!(bev.set_nodelay(true).is_err(), "no descriptor");
+        assert_eq!(bev.fd(), None);
+    }
+    let (ours, mut far) = tcp_pair();
+    assert!(pair.set_fd(None).is_err());
+    filter.set_fd(Some(ours.into())).unwrap();
+    assert!(filter.fd().is_some() && filter.fd() == below.fd());
+    filter.set_nodelay(true).unwrap();
+    filter.enable(Interest::READ).unwrap();
+    far.write_all(b"through").unwrap();
+    assert!(turn_until(&base, || filter.input().len() == 7));
+}
+
+#[test]
+fn a_unix_socket_with_a_full_backlog_refuses_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("full");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    let _first = UnixStream::connect(&path).unwrap();
+    let base = EventBase::new().unwrap();
+    let mut refused = false;
+    for _ in 0..3 {
+        let bev = BufferEvent::socket(&base, None, Options::CLOSE_ON_FREE).unwrap();
+        let events = events_of(&bev);
+        bev.connect(evring::Addr::unix(&path).unwrap()).unwrap();
+        assert!(turn_until(&base, || !events.borrow().is_empty()));
+        refused |= events.borrow().as_slice() == [Events::ERROR]
+            && bev.last_error().map(evring::Errno::raw) == Some(11);
+    }
+    assert!(refused, "EAGAIN, as connect(2) says");
+}

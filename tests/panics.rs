@@ -1,0 +1,251 @@
+//! User code that panics: whoever catches that may go on with the loop, and nothing is lost.
+
+use std::cell::{Cell, RefCell};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::rc::Rc;
+use std::time::Duration;
+
+use evring::{
+    Addr, BufferEvent, EventBase, Exit, Interest, ListenOptions, Listener, Options, RunFlags,
+};
+
+/// A bound on everything that waits in these tests.
+const BOUND: Duration = Duration::from_secs(30);
+
+/// Panics without a message on the console.
+fn boom() {
+    resume_unwind(Box::new("boom"));
+}
+
+/// Turns until it holds, catching what panics; how many panics.
+fn turn_until(base: &EventBase, mut holds: impl FnMut() -> bool) -> usize {
+    let mut panics = 0;
+    for _ in 0..10_000 {
+        if holds() {
+            return panics;
+        }
+        base.stop_after(Duration::from_millis(20));
+        let flags = RunFlags::ONCE | RunFlags::NO_EXIT_ON_EMPTY;
+        let turned = catch_unwind(AssertUnwindSafe(|| base.run_with(flags)));
+        panics += usize::from(turned.is_err());
+    }
+    panic!("it never held");
+}
+
+/// Runs until nothing is left to wait for; a stop that was set before may come first.
+fn run_out(base: &EventBase) {
+    if base.run().unwrap() == Exit::Stopped {
+        assert_eq!(base.run().unwrap(), Exit::Idle);
+    }
+}
+
+/// A count of calls, and a closure that counts and panics at the given calls.
+fn panicking(at: &'static [usize]) -> (Rc<Cell<usize>>, impl FnMut()) {
+    let calls = Rc::new(Cell::new(0));
+    let count = calls.clone();
+    (calls, move || {
+        count.set(count.get() + 1);
+        if at.contains(&count.get()) {
+            boom();
+        }
+    })
+}
+
+#[test]
+fn a_timer_that_panics_keeps_no_loop_alive_and_can_be_armed_again() {
+    let base = EventBase::new().unwrap();
+    let (calls, mut call) = panicking(&[1]);
+    let timer = base.timer(Duration::ZERO, move |_| call()).unwrap();
+    assert!(catch_unwind(AssertUnwindSafe(|| base.run())).is_err());
+    assert_eq!((base.active(), timer.is_pending()), (0, false));
+    assert_eq!(base.run().unwrap(), Exit::Idle);
+    timer.rearm(Duration::ZERO).unwrap();
+    assert_eq!(base.run().unwrap(), Exit::Idle);
+    assert_eq!(calls.get(), 2);
+}
+
+#[test]
+fn timers_and_deferred_callbacks_behind_one_that_panics_run_in_the_next_run() {
+    let base = EventBase::new().unwrap();
+    let ran = Rc::new(RefCell::new(Vec::new()));
+    for name in 0..6 {
+        let ran = ran.clone();
+        let call = move || {
+            ran.borrow_mut().push(name);
+            if name % 2 == 0 {
+                boom();
+            }
+        };
+        if name < 3 {
+            base.timer(Duration::ZERO, move |_| call()).unwrap();
+        } else {
+            base.defer(move |_| call());
+        }
+    }
+    let panics = turn_until(&base, || ran.borrow().len() == 6);
+    assert_eq!(panics, 3);
+    ran.borrow_mut().sort_unstable();
+    assert_eq!(*ran.borrow(), [0, 1, 2, 3, 4, 5]);
+    run_out(&base);
+}
+
+#[test]
+fn an_interval_goes_on_after_it_panicked() {
+    let base = EventBase::new().unwrap();
+    let (calls, mut call) = panicking(&[1, 3]);
+    let timer = base
+        .interval(Duration::from_millis(1), move |_| call())
+        .unwrap();
+    assert_eq!(turn_until(&base, || calls.get() >= 5), 2);
+    timer.cancel();
+    run_out(&base);
+}
+
+#[test]
+fn jobs_behind_one_that_panics_run_without_another_post() {
+    let base = EventBase::new().unwrap();
+    let remote = base.remote().unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    for job in 0..8 {
+        let tell = tell.clone();
+        remote
+            .post(move |_| {
+                tell.send(job).unwrap();
+                if job % 3 == 0 {
+                    boom();
+                }
+            })
+            .unwrap();
+    }
+    let mut jobs = Vec::new();
+    let panics = turn_until(&base, || {
+        jobs.extend(told.try_iter());
+        jobs.len() == 8
+    });
+    assert_eq!((panics, jobs), (3, (0..8).collect()));
+}
+
+#[test]
+fn a_listener_accepts_the_next_after_its_callback_panicked() {
+    for pausing in [false, true] {
+        let base = EventBase::new().unwrap();
+        let at: Addr = "127.0.0.1:0".parse().unwrap();
+        let (calls, mut call) = panicking(&[1, 3]);
+        let options = ListenOptions::default();
+        let listener = Listener::bind(&base, &at, options, move |listener, accepted| {
+            if pausing {
+                // The others are held back, and handed over when it goes on.
+                listener.pause();
+                listener.resume();
+            }
+            drop(accepted);
+            call();
+        })
+        .unwrap();
+        let Addr::Inet(at) = listener.local_addr().unwrap() else {
+            unreachable!()
+        };
+        let clients: Vec<_> = (0..5).map(|_| TcpStream::connect(at).unwrap()).collect();
+        assert_eq!(turn_until(&base, || calls.get() == 5), 2);
+        for mut client in clients {
+            client.set_read_timeout(Some(BOUND)).unwrap();
+            assert_eq!(client.read(&mut [0]).unwrap(), 0);
+        }
+        listener.close();
+        run_out(&base);
+    }
+}
+
+#[test]
+fn a_watched_descriptor_is_watched_on_after_a_panic() {
+    let base = EventBase::new().unwrap();
+    let (mut theirs, ours) = UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    let (calls, mut call) = panicking(&[1, 2]);
+    let fd = ours.as_raw_fd();
+    let event = base
+        .fd_event(fd, Interest::READ, move |_, _| {
+            let mut byte = [0; 8];
+            while (&ours).read(&mut byte).is_ok() {}
+            call();
+        })
+        .unwrap();
+    for round in 1..=4 {
+        theirs.write_all(b"x").unwrap();
+        turn_until(&base, || calls.get() == round);
+    }
+    event.cancel();
+    run_out(&base);
+}
+
+#[test]
+fn a_turn_hook_is_called_on_after_it_panicked() {
+    let base = EventBase::new().unwrap();
+    let (calls, mut call) = panicking(&[2, 4]);
+    base.set_turn_hook(move |_| call());
+    assert_eq!(turn_until(&base, || calls.get() >= 6), 2);
+}
+
+#[test]
+fn a_stop_that_was_asked_for_outlives_a_panic_in_its_turn() {
+    let base = EventBase::new().unwrap();
+    base.stop_after(Duration::ZERO);
+    base.timer(Duration::ZERO, |_| boom()).unwrap();
+    base.defer(|_| {});
+    assert!(catch_unwind(AssertUnwindSafe(|| base.run())).is_err());
+    let stopped = base.run_with(RunFlags::NO_EXIT_ON_EMPTY).unwrap();
+    assert_eq!(stopped, Exit::Stopped);
+}
+
+/// A destructor that panics while the base ends: the others have their end, and no descriptor is
+/// left.
+#[test]
+fn a_base_ends_whole_when_a_destructor_panics() {
+    struct Panics(Rc<Cell<usize>>);
+    impl Drop for Panics {
+        fn drop(&mut self) {
+            self.0.set(self.0.get() + 1);
+            boom();
+        }
+    }
+    let dropped = Rc::new(Cell::new(0));
+    let base = EventBase::new().unwrap();
+    let mut peers = Vec::new();
+    let panics = Panics(dropped.clone());
+    let timer = base
+        .timer(BOUND, move |_| {
+            let _kept = &panics;
+        })
+        .unwrap();
+    let panics = Panics(dropped.clone());
+    let at: Addr = "127.0.0.1:0".parse().unwrap();
+    let listener = Listener::bind(&base, &at, ListenOptions::default(), move |_, _| {
+        let _kept = &panics;
+    })
+    .unwrap();
+    let Addr::Inet(at) = listener.local_addr().unwrap() else {
+        unreachable!()
+    };
+    for _ in 0..3 {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        theirs.set_read_timeout(Some(BOUND)).unwrap();
+        BufferEvent::socket(&base, Some(ours.into()), Options::CLOSE_ON_FREE).unwrap();
+        peers.push(theirs);
+    }
+    let panics = Panics(dropped.clone());
+    base.set_turn_hook(move |_| {
+        let _kept = &panics;
+    });
+    base.run_with(RunFlags::NONBLOCK).unwrap();
+    assert!(catch_unwind(AssertUnwindSafe(|| drop(base))).is_err());
+    assert_eq!(dropped.get(), 3);
+    for mut peer in peers {
+        assert_eq!(peer.read(&mut [0]).unwrap(), 0, "a descriptor is left open");
+    }
+    assert!(TcpStream::connect(at).is_err(), "the listener is left open");
+    assert!(timer.base().is_err() && listener.fd().is_none());
+}
