@@ -176,6 +176,9 @@ impl Drop for Under {
     }
 }
 
+/// How often in a row a filter is run again for what it wrote to its own bufferevent.
+const MOST_NESTED: u32 = 64;
+
 /// A direction of a filter as the machine sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
@@ -192,6 +195,8 @@ struct Ran {
     left: usize,
     /// The destination had nothing before.
     was_empty: bool,
+    /// Something was written to the source meanwhile.
+    nested: bool,
 }
 
 impl Ran {
@@ -385,11 +390,18 @@ impl Filtering {
     /// Runs a filter while it makes way and may; whether it produced anything.
     fn run_all(&self, cx: &Cx<'_>, way: Way, mode: FlushMode) -> bool {
         let mut produced = false;
+        let mut nested = 0;
         while let Some(limit) = self.may_run(cx, way, mode) {
             let Some(ran) = self.run(cx, way, mode, limit) else {
                 break;
             };
             produced |= ran.produced != 0;
+            nested += u32::from(ran.nested);
+            if nested >= MOST_NESTED {
+                // It writes to itself each time: the loop gets its turn in between.
+                cx.mark_dirty();
+                break;
+            }
             if cx.is_freed() || !ran.goes_on() {
                 break;
             }
@@ -462,6 +474,7 @@ impl Filtering {
             produced: there.after.saturating_sub(there.before),
             left: here.after,
             was_empty: there.before == 0,
+            nested: here.after > left,
         };
         self.account(cx, &under, way, &ran);
         Some(ran)
