@@ -325,8 +325,7 @@ impl<'a> Cx<'a> {
         self.mark_dirty();
     }
 
-    /// A buffer that was lent has come back: what was freed meanwhile is emptied now, and change
-    /// callbacks are told with no borrow held.
+    /// A buffer that was lent has come back: what was freed meanwhile is emptied now.
     pub(super) fn buffer_is_back(&self) {
         let shell = self.shell();
         if shell.is_freed() {
@@ -695,7 +694,6 @@ impl<T: Transport + 'static> Source for Inner<T> {
         let cx = Cx::new(&bev, base);
         let now = base.now();
         let shell = cx.shell();
-        shell.reg.timer_seen(now);
         if cx.is_freed() || cx.deadline_passed(now) {
             return;
         }

@@ -121,7 +121,6 @@ impl EvBuffer {
 
     /// Takes the first `n` bytes off, or all when there are fewer, by reference, frozen or not: for
     /// an operation that owns them from here on. The new buffer is bound to nobody and not frozen.
-    #[allow(dead_code, reason = "for the buffers of bufferevents")]
     pub(crate) fn take_front(&mut self, n: usize) -> EvBuffer {
         let mut front = EvBuffer::new();
         self.transfer(&mut front, n);
@@ -129,7 +128,6 @@ impl EvBuffer {
     }
 
     /// Puts bytes back in front, by reference, frozen or not.
-    #[allow(dead_code, reason = "for the buffers of bufferevents")]
     pub(crate) fn put_front(&mut self, mut front: EvBuffer) {
         self.take_all_front(&mut front);
     }

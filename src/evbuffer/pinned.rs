@@ -13,7 +13,6 @@ const MAX_AHEAD_BYTES: usize = 4096;
 
 /// What becomes of the slot that a received piece lies in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(dead_code, reason = "for the input of bufferevents")]
 pub(crate) enum Pinning {
     /// The buffer keeps it until the bytes are drained. Nothing is copied.
     Slot,
@@ -68,7 +67,6 @@ impl EvBuffer {
 
     /// Appends a received piece, frozen or not.
     #[inline]
-    #[allow(dead_code, reason = "for the input of bufferevents")]
     pub(crate) fn push_received(&mut self, piece: Piece, pinning: Pinning) {
         match pinning {
             Pinning::Slot => self.push_piece(piece),

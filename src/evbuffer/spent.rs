@@ -20,14 +20,13 @@ impl Spent {
     }
 
     /// True when there is nothing to drop.
-    #[allow(dead_code, reason = "for the buffers of bufferevents")]
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.chain.is_empty()
     }
 
     /// Takes over what `other` has.
-    #[allow(dead_code, reason = "for the buffers of bufferevents")]
+    #[allow(dead_code, reason = "for buffers that C holds")]
     pub(crate) fn append(&mut self, other: &mut Spent) {
         self.chain.append(&mut other.chain);
     }
@@ -35,15 +34,14 @@ impl Spent {
 
 impl EvBuffer {
     /// Whether dropping what it holds may run code of the user.
-    #[allow(dead_code, reason = "for the buffers of bufferevents")]
     #[inline]
+    #[allow(dead_code, reason = "for buffers that C holds")]
     pub(crate) fn has_owners(&self) -> bool {
         self.flags & CONTENT != 0
     }
 
     /// As [`drain_front`](EvBuffer::drain_front), but what has a destructor of the user's goes to
     /// `spent` rather than away.
-    #[allow(dead_code, reason = "for the buffers of bufferevents")]
     #[inline]
     pub(crate) fn drain_front_into(&mut self, n: usize, spent: &mut Spent) -> usize {
         if self.flags & CONTENT == 0 {
@@ -55,7 +53,6 @@ impl EvBuffer {
     }
 
     /// As [`load`](EvBuffer::load), but files that are read to their end go to `spent`.
-    #[allow(dead_code, reason = "for the buffers of bufferevents")]
     pub(crate) fn load_into(&mut self, n: usize, spent: &mut Spent) -> io::Result<()> {
         if self.flags & FILES == 0 {
             return Ok(());

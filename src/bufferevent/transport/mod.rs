@@ -13,7 +13,7 @@
 //! | `filter` | a bufferevent below, with a transformation between |
 //!
 //! To add one, implement [`Transport`] in a file of its own and make the bufferevent with
-//! [`Inner::create`](super::shell::Inner::create); `recording` shows it in 80 lines.
+//! [`Inner::create`](super::shell::Inner::create); `pair` is the shortest to read.
 
 use super::BufferEvent;
 use super::machine::Machine;

@@ -307,8 +307,8 @@ impl Socket {
     /// Memory has become short: what it holds is copied as tightly as can be, and a receive that
     /// may bring more than its share ends.
     pub(super) fn copy_out(&self, cx: &Cx<'_>) {
-        cx.shell().buffers.copy_out(cx.base.slot_size() / 2);
         let half = cx.base.slot_size() / 2;
+        cx.shell().buffers.copy_out(half);
         self.unseen.with(|unseen| unseen.copy_out(half));
         if self.holds_memory(cx) && !self.is_closing_down(cx) {
             self.stop_receive(cx);
