@@ -13,7 +13,8 @@
 //! | `filter` | a bufferevent below, with a transformation between |
 //!
 //! To add one, implement [`Transport`] in a file of its own and make the bufferevent with
-//! [`Inner::create`](super::shell::Inner::create); `pair` is the shortest to read.
+//! [`Inner::create`](super::shell::Inner::create). `loopback`, which only tests have, is one that
+//! was added so: no other file knows of it, and filters and relays work over it.
 
 use super::BufferEvent;
 use super::machine::Machine;
@@ -25,6 +26,8 @@ use crate::event_base::source::{Feeding, Offer};
 use crate::rate_limit::Direction;
 
 pub(super) mod filter;
+#[cfg(test)]
+mod loopback;
 pub(super) mod pair;
 pub(super) mod socket;
 
