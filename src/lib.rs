@@ -109,7 +109,7 @@ mod sys;
 pub use addr::Addr;
 pub use bufferevent::{
     BufferEvent, BufferView, Callbacks, Events, Filter, FilterResult, FlushEnd, FlushMode,
-    FlushResult, Handler, Options, RemoteBufferEvent, TriggerOptions,
+    FlushResult, FreeOnDrop, Handler, Options, RemoteBufferEvent, TriggerOptions,
 };
 pub use error::Error;
 pub use evbuffer::EvBuffer;

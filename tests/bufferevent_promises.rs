@@ -6,9 +6,10 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use evring::rate_limit::RateLimitConfig;
 use evring::{
     BufferEvent, Callbacks, EvBuffer, EventBase, Events, Filter, FlushMode, FlushResult, Interest,
-    Options, evbuffer,
+    Options, RunFlags, evbuffer,
 };
 
 /// Passes bytes on as they are.
@@ -176,4 +177,87 @@ fn a_groups_buckets_are_read_and_moved_one_by_one() {
     group.decrement(Direction::Write, 1, now);
     group.decrement(Direction::Read, -50, now);
     assert_eq!(levels(), (0, 199));
+}
+
+/// Whether the far end has seen the end.
+type Far = Box<dyn FnMut() -> bool>;
+
+/// A bufferevent of each flavour, with something of its own that tells when it is gone.
+fn of_each_flavour(base: &EventBase) -> Vec<(&'static str, BufferEvent, Far)> {
+    let at_end = |mut far: UnixStream| -> Far {
+        far.set_nonblocking(true).unwrap();
+        Box::new(move || matches!(far.read(&mut [0; 8]), Ok(0)))
+    };
+    let (over, far) = socket(base);
+    let mut all = vec![("socket", over, at_end(far))];
+    let (near, far) = BufferEvent::pair(base, Options::empty()).unwrap();
+    all.push(("pair", near, Box::new(move || far.partner().is_none())));
+    let (under, far) = socket(base);
+    let filter = BufferEvent::filter(&under, Plain, Options::CLOSE_ON_FREE).unwrap();
+    all.push(("filter", filter, at_end(far)));
+    all
+}
+
+#[test]
+fn a_set_up_that_fails_frees_what_it_guards() {
+    fn set_up(bev: BufferEvent, fails: bool) -> Result<BufferEvent, evring::Error> {
+        let bev = bev.free_on_drop();
+        bev.write(b"")?;
+        bev.enable(Interest::READ)?;
+        if fails {
+            // A pair and a filter have no limits, and no base has so many priorities.
+            let slow = RateLimitConfig::new(1, 1, 1, 1, None).unwrap();
+            bev.set_rate_limit(Some(&slow))?;
+            bev.set_priority(9)?;
+        }
+        Ok(bev.keep())
+    }
+    for fails in [true, false] {
+        let base = EventBase::new().unwrap();
+        for (flavour, bev, mut is_over) in of_each_flavour(&base) {
+            let handle = bev.clone();
+            let kept = set_up(bev, fails);
+            assert_eq!(kept.is_err(), fails, "{flavour}");
+            assert_eq!(handle.is_freed(), fails, "{flavour}");
+            base.run_with(RunFlags::NONBLOCK).unwrap();
+            if fails {
+                // Nothing is left that keeps the loop: it goes on until descriptors are closed.
+                base.run().unwrap();
+            }
+            assert_eq!(is_over(), fails, "{flavour}");
+            if let Ok(kept) = kept {
+                assert_eq!(kept, handle);
+                kept.free();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_guard_frees_in_a_panic_and_minds_no_free_before_it() {
+    let base = EventBase::new().unwrap();
+    for (flavour, bev, mut is_over) in of_each_flavour(&base) {
+        let handle = bev.clone();
+        let set_up = move || {
+            let guard = bev.free_on_drop();
+            assert_eq!(
+                guard.enabled(),
+                Interest::WRITE,
+                "it is used like its bufferevent"
+            );
+            std::panic::resume_unwind(Box::new("midway"));
+        };
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(set_up));
+        assert!(caught.is_err() && handle.is_freed(), "{flavour}");
+        base.run().unwrap();
+        assert!(is_over(), "{flavour}");
+    }
+    let (bev, _far) = socket(&base);
+    let guard = bev.clone().free_on_drop();
+    bev.free();
+    assert!(guard.is_freed());
+    drop(guard);
+    let guard = bev.free_on_drop();
+    drop(base);
+    drop(guard);
 }

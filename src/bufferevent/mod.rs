@@ -8,6 +8,7 @@ use std::time::Duration;
 mod buffers;
 mod callbacks;
 mod control;
+mod guard;
 mod limits;
 mod machine;
 #[cfg(test)]
@@ -20,6 +21,7 @@ mod types;
 mod view;
 
 pub use callbacks::{Callbacks, Handler};
+pub use guard::FreeOnDrop;
 pub use remote::RemoteBufferEvent;
 pub use transport::filter::Filter;
 pub use types::{Events, FilterResult, FlushEnd, FlushMode, FlushResult, Options, TriggerOptions};
