@@ -249,3 +249,36 @@ fn a_base_ends_whole_when_a_destructor_panics() {
     assert!(TcpStream::connect(at).is_err(), "the listener is left open");
     assert!(timer.base().is_err() && listener.fd().is_none());
 }
+
+#[test]
+fn what_a_base_keeps_is_dropped_although_one_of_it_panics() {
+    struct Panics<const N: usize>(Rc<Cell<usize>>);
+    impl<const N: usize> Drop for Panics<N> {
+        fn drop(&mut self) {
+            self.0.set(self.0.get() + 1);
+            if N.is_multiple_of(2) {
+                boom();
+            }
+        }
+    }
+    let dropped = Rc::new(Cell::new(0));
+    let base = EventBase::new().unwrap();
+    base.set_local(Panics::<0>(dropped.clone()));
+    base.set_local(Panics::<1>(dropped.clone()));
+    base.set_local(Panics::<2>(dropped.clone()));
+    base.set_local(Panics::<3>(dropped.clone()));
+    // One that is let go by the program is dropped by the program, with nothing borrowed.
+    let replaced = base.set_local(Panics::<0>(dropped.clone()));
+    assert!(catch_unwind(AssertUnwindSafe(|| drop(replaced))).is_err());
+    assert!(base.local::<Panics<0>>().is_some());
+    // In a job of another thread, as well.
+    let remote = base.remote().unwrap();
+    std::thread::spawn(move || remote.post(|base| drop(base.take_local::<Panics<2>>())))
+        .join()
+        .unwrap()
+        .unwrap();
+    assert_eq!(turn_until(&base, || base.local::<Panics<2>>().is_none()), 1);
+    assert_eq!(dropped.get(), 2);
+    assert!(catch_unwind(AssertUnwindSafe(|| drop(base))).is_err());
+    assert_eq!(dropped.get(), 5);
+}

@@ -1,12 +1,14 @@
 //! Bases and bufferevents as other threads see them.
 
+use std::cell::{Cell, RefCell};
 use std::io::Read;
 use std::os::unix::net::UnixStream;
+use std::rc::Rc;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use evring::{BufferEvent, Error, EventBase, Options, RunFlags};
+use evring::{BufferEvent, Callbacks, Error, EventBase, Options, RunFlags};
 
 /// A bound on everything that waits in these tests.
 const BOUND: Duration = Duration::from_secs(30);
@@ -153,4 +155,92 @@ fn a_weak_handle_keeps_no_base() {
     base.set_turn_hook(move |_| drop(inside.upgrade()));
     drop(base);
     assert!(weak.upgrade().is_none());
+}
+
+/// What only the thread of the loop has.
+#[derive(Default)]
+struct Clients(RefCell<Vec<BufferEvent>>);
+
+#[test]
+fn a_posted_closure_reaches_what_its_loops_thread_keeps() {
+    for posters in [1, 4] {
+        let base = EventBase::new().unwrap();
+        let (client, mut far) = shared(&base);
+        let by_route = client.remote().unwrap();
+        assert!(base.local::<Clients>().is_none());
+        assert!(base.set_local(Clients::default()).is_none());
+        base.set_local(Cell::new(0_usize));
+        let clients = base.local::<Clients>().unwrap();
+        clients.0.borrow_mut().push(client);
+        let threads: Vec<_> = (0..posters)
+            .map(|_| {
+                let (remote, by_route) = (base.remote().unwrap(), by_route.clone());
+                thread::spawn(move || {
+                    let posted = remote.post(|base| {
+                        let clients = base.local::<Clients>().unwrap();
+                        clients.0.borrow()[0].write(b"post").unwrap();
+                    });
+                    posted.unwrap();
+                    let stop = move |bev: &BufferEvent| {
+                        let base = bev.base().unwrap();
+                        let done = base.local::<Cell<usize>>().unwrap();
+                        done.set(done.get() + 1);
+                        if done.get() == posters {
+                            base.stop_after_turn();
+                        }
+                    };
+                    by_route.call(stop, |stopped| stopped.unwrap()).unwrap();
+                })
+            })
+            .collect();
+        base.run_with(RunFlags::NO_EXIT_ON_EMPTY).unwrap();
+        threads
+            .into_iter()
+            .for_each(|thread| thread.join().unwrap());
+        base.run().unwrap();
+        assert_eq!(base.local::<Cell<usize>>().unwrap().get(), posters);
+        let mut news = vec![0; 4 * posters];
+        far.read_exact(&mut news).unwrap();
+        assert_eq!(news, b"post".repeat(posters));
+    }
+}
+
+#[test]
+fn what_a_base_keeps_is_replaced_taken_out_and_dropped_at_its_end() {
+    let log: Rc<RefCell<Vec<&str>>> = Rc::default();
+    struct Tells(Rc<RefCell<Vec<&'static str>>>, &'static str);
+    impl Drop for Tells {
+        fn drop(&mut self) {
+            self.0.borrow_mut().push(self.1);
+        }
+    }
+    /// Another type of the same shape.
+    struct Other(Tells);
+    let (one, two) = (EventBase::new().unwrap(), EventBase::new().unwrap());
+    one.set_local(Tells(log.clone(), "first"));
+    two.set_local(Tells(log.clone(), "of another base"));
+    one.set_local(Other(Tells(log.clone(), "of another type")));
+    let held = one.local::<Tells>().unwrap();
+    let old = one.set_local(Tells(log.clone(), "second")).unwrap();
+    assert!(Rc::ptr_eq(&held, &old) && log.borrow().is_empty());
+    drop((held, old));
+    assert_eq!(log.take(), ["first"]);
+    drop(one.take_local::<Tells>().unwrap());
+    assert!(one.local::<Tells>().is_none() && one.take_local::<Tells>().is_none());
+    assert_eq!(log.take(), ["second"]);
+    // At the end of the base its own goes after what its callbacks own.
+    let (bev, _far) = shared(&one);
+    let owned = Tells(log.clone(), "a callback");
+    let reads = move |_: &BufferEvent| drop(Some(&owned));
+    bev.set_callbacks(Callbacks::new().on_read(reads)).unwrap();
+    let kept = one.local::<Other>().unwrap();
+    assert_eq!(kept.0.1, "of another type");
+    drop(kept);
+    drop(one);
+    assert_eq!(log.take(), ["a callback", "of another type"]);
+    let kept = two.local::<Tells>().unwrap();
+    drop(two);
+    assert!(log.borrow().is_empty(), "somebody holds it");
+    drop(kept);
+    assert_eq!(log.take(), ["of another base"]);
 }

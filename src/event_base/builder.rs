@@ -158,6 +158,7 @@ impl EventBaseBuilder {
             groups: Default::default(),
             shared: RefCell::default(),
             pid: std::process::id(),
+            locals: Default::default(),
             memory: Default::default(),
             quiet: Default::default(),
             slot_size,

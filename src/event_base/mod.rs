@@ -25,6 +25,7 @@ mod counters;
 mod fd_event;
 pub(crate) mod groups;
 pub(crate) mod hook;
+mod local;
 mod memory;
 mod quiet;
 pub(crate) mod registration;
@@ -117,6 +118,7 @@ pub(crate) struct Base {
     /// What other threads reach by a route.
     shared: RefCell<HashMap<Key, Shared>>,
     pid: u32,
+    locals: local::Locals,
     memory: memory::Memory,
     quiet: quiet::Quiet,
     slot_size: usize,
@@ -491,6 +493,7 @@ impl Drop for Base {
         for known in sources {
             each.run(|| drop(known));
         }
+        self.locals.clear(&mut each);
         each.finish();
     }
 }
