@@ -34,11 +34,8 @@ impl log::Log for Shipper {
 fn a_logger_may_use_the_arena_that_speaks_to_it() {
     log::set_logger(&Shipper).expect("the only one");
     log::set_max_level(log::LevelFilter::Warn);
-    let arena = Arena::new(ArenaConfig {
-        slot_size: 4096,
-        max_bytes: 64 << 20,
-    })
-    .expect("the first chunk maps");
+    let arena = Arena::new(ArenaConfig::default().slot_size(4096).max_bytes(64 << 20))
+        .expect("the first chunk maps");
     *ARENA.lock().expect("no panic") = Some(arena.clone());
     let mut slots = Vec::with_capacity(1024);
     slots.extend(std::iter::from_fn(|| arena.take()).take(512));

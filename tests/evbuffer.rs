@@ -634,13 +634,11 @@ fn callbacks_hear_of_every_change() {
     let mut buffer = of(&["abc"]);
     let id = buffer.add_callback({
         let heard = heard.clone();
-        move |_, change| heard.lock().expect("no panic").push(*change)
+        move |_, change| {
+            let change = (change.orig_len, change.added, change.deleted);
+            heard.lock().expect("no panic").push(change)
+        }
     });
-    let change = |orig_len, added, deleted| Change {
-        orig_len,
-        added,
-        deleted,
-    };
     buffer.add(b"de").expect("not frozen");
     buffer.drain(1).expect("not frozen");
     buffer.drain(0).expect("nothing changes");
@@ -651,12 +649,8 @@ fn callbacks_hear_of_every_change() {
     buffer.drain(usize::MAX).expect("not frozen");
     assert_eq!(
         *heard.lock().expect("no panic"),
-        [
-            change(3, 2, 0),
-            change(5, 0, 1),
-            change(4, 1, 0),
-            change(12, 0, 12)
-        ]
+        [(3, 2, 0), (5, 0, 1), (4, 1, 0), (12, 0, 12)],
+        "length before, added, taken away"
     );
     assert!(buffer.remove_callback(id));
     assert!(!buffer.remove_callback(id));
@@ -1191,11 +1185,8 @@ fn debug_shows_the_shape_and_not_the_bytes() {
 
 #[test]
 fn slots_return_when_their_bytes_are_gone() {
-    let arena = Arena::new(ArenaConfig {
-        slot_size: 4096,
-        max_bytes: 4 * 4096,
-    })
-    .expect("a small arena maps");
+    let arena = Arena::new(ArenaConfig::default().slot_size(4096).max_bytes(4 * 4096))
+        .expect("a small arena maps");
     let mut input = EvBuffer::new();
     for text in [&b"request"[..], b"body"] {
         let slot = arena.take().expect("free");

@@ -99,11 +99,8 @@ fn draining_segment_by_segment_allocates_nothing() {
 
 #[test]
 fn copies_of_slots_allocate_nothing() {
-    let arena = Arena::new(ArenaConfig {
-        slot_size: 4096,
-        max_bytes: 64 * 4096,
-    })
-    .expect("a small arena maps");
+    let arena = Arena::new(ArenaConfig::default().slot_size(4096).max_bytes(64 * 4096))
+        .expect("a small arena maps");
     let mut buffer = EvBuffer::new();
     let allocated = steady_state(|| {
         for size in [1, 40, 150, 400, 2000] {
@@ -170,11 +167,8 @@ fn lines_and_searches_allocate_nothing() {
 
 #[test]
 fn slots_that_pass_through_allocate_nothing() {
-    let arena = Arena::new(ArenaConfig {
-        slot_size: 4096,
-        max_bytes: 64 * 4096,
-    })
-    .expect("a small arena maps");
+    let arena = Arena::new(ArenaConfig::default().slot_size(4096).max_bytes(64 * 4096))
+        .expect("a small arena maps");
     let (mut input, mut output) = (EvBuffer::new(), EvBuffer::new());
     let allocated = steady_state(|| {
         while let Some(slot) = arena.take() {

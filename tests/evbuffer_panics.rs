@@ -6,26 +6,39 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-type Told = Arc<Mutex<Vec<Change>>>;
+/// What a callback heard of a change.
+#[derive(Debug, PartialEq, Eq)]
+struct Heard {
+    orig_len: usize,
+    added: usize,
+    deleted: usize,
+}
 
-fn told(told: &Told) -> Vec<Change> {
+type Told = Arc<Mutex<Vec<Heard>>>;
+
+fn told(told: &Told) -> Vec<Heard> {
     std::mem::take(&mut *told.lock().expect("never poisoned"))
 }
 
-fn change(orig_len: usize, added: usize, deleted: usize) -> Change {
-    Change {
+fn change(orig_len: usize, added: usize, deleted: usize) -> Heard {
+    Heard {
         orig_len,
         added,
         deleted,
     }
 }
 
+fn note(told: &Told, change: &Change) {
+    let heard = self::change(change.orig_len, change.added, change.deleted);
+    told.lock().expect("never poisoned").push(heard);
+}
+
 /// Notes what it is told, and then panics if `armed`, which it clears.
 fn watch(buffer: &mut EvBuffer, armed: &Arc<AtomicBool>) -> Told {
     let seen = Told::default();
-    let (note, armed) = (seen.clone(), armed.clone());
+    let (notes, armed) = (seen.clone(), armed.clone());
     buffer.add_callback(move |_, change| {
-        note.lock().expect("never poisoned").push(*change);
+        note(&notes, change);
         assert!(!armed.swap(false, Ordering::Relaxed), "in a callback");
     });
     seen

@@ -810,13 +810,8 @@ fn share_among_threads(some_fall_short: bool) -> Vec<u64> {
 
     let moved = moved.into_inner().expect("no panics");
     let total: u64 = moved.iter().sum();
-    assert_eq!(
-        group.totals(),
-        Totals {
-            read: 0,
-            written: total
-        }
-    );
+    let totals = group.totals();
+    assert_eq!((totals.read, totals.written), (0, total));
     let limit = TICKS * rate as u64;
     println!("{total} of {limit} bytes, Jain {:.4}", jain(&moved));
     assert!(

@@ -70,10 +70,7 @@ struct Echo {
 impl Echo {
     fn new(mask: &str, answer: Answer, size: usize) -> Echo {
         let caps_mask = mask.parse().expect("known names");
-        let config = RingConfig {
-            caps_mask,
-            ..RingConfig::default()
-        };
+        let config = RingConfig::default().caps_mask(caps_mask);
         let mut ring = Ring::new(&config).expect("a ring");
         let arena = Arena::new(ArenaConfig::default()).expect("an arena");
         ring.attach_window(&arena, 128).expect("a window");

@@ -176,10 +176,7 @@ fn child() {
         }
         ["fixed", bytes] => {
             limit_locked_memory(bytes.parse().expect("a number"));
-            let config = RingConfig {
-                entries: 64,
-                ..RingConfig::default()
-            };
+            let config = RingConfig::default().entries(64);
             let mut ring = Ring::new(&config).expect("a small ring fits");
             let arena = arena(8);
             let slots: Vec<_> = std::iter::from_fn(|| arena.take()).collect();
@@ -230,11 +227,7 @@ fn report() {
 
 fn arena(chunks: usize) -> Arena {
     let max_bytes = chunks * evring::arena::CHUNK_BYTES;
-    Arena::new(ArenaConfig {
-        max_bytes,
-        ..ArenaConfig::default()
-    })
-    .expect("an arena")
+    Arena::new(ArenaConfig::default().max_bytes(max_bytes)).expect("an arena")
 }
 
 fn echo(ring: &mut Ring, arena: &Arena) {

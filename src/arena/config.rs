@@ -10,6 +10,7 @@ pub(super) const MIN_SLOT_BYTES: usize = 4096;
 
 /// Size and limit of an `Arena`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ArenaConfig {
     /// Bytes of a slot: a power of two from 4 KiB to 2 MiB. Default 16 KiB.
     pub slot_size: usize,
@@ -25,6 +26,20 @@ impl Default for ArenaConfig {
             slot_size: 16 * 1024,
             max_bytes: 256 * 1024 * 1024,
         }
+    }
+}
+
+impl ArenaConfig {
+    /// Sets [`slot_size`](Self::slot_size).
+    pub fn slot_size(mut self, bytes: usize) -> Self {
+        self.slot_size = bytes;
+        self
+    }
+
+    /// Sets [`max_bytes`](Self::max_bytes).
+    pub fn max_bytes(mut self, bytes: usize) -> Self {
+        self.max_bytes = bytes;
+        self
     }
 }
 

@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 /// use evring::arena::{Arena, ArenaConfig};
 ///
 /// # fn main() -> Result<(), evring::arena::ArenaError> {
-/// let arena = Arena::new(ArenaConfig { slot_size: 4096, max_bytes: 8192 })?;
+/// let arena = Arena::new(ArenaConfig::default().slot_size(4096).max_bytes(8192))?;
 /// let slot = arena.take().expect("two slots under this cap");
 /// let piece = slot.filled_with(b"from the wire");
 /// assert_eq!(&piece[..], b"from the wire");

@@ -3,20 +3,20 @@
 use super::*;
 
 fn small(slots: usize) -> Arena {
-    Arena::new(ArenaConfig {
-        slot_size: 4096,
-        max_bytes: slots * 4096,
-    })
+    Arena::new(
+        ArenaConfig::default()
+            .slot_size(4096)
+            .max_bytes(slots * 4096),
+    )
     .expect("a small arena maps")
 }
 
 #[test]
 fn refuses_bad_slot_sizes() {
     for slot_size in [0, 1, 4095, 5000, CHUNK_BYTES * 2, usize::MAX] {
-        let config = ArenaConfig {
-            slot_size,
-            max_bytes: 1 << 20,
-        };
+        let config = ArenaConfig::default()
+            .slot_size(slot_size)
+            .max_bytes(1 << 20);
         assert!(matches!(Arena::new(config), Err(ArenaError::SlotSize(s)) if s == slot_size));
     }
 }

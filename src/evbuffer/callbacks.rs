@@ -11,6 +11,7 @@ const MAX_ROUNDS: usize = 16;
 
 /// What happened to a buffer since its callbacks last ran (libevent: `evbuffer_cb_info`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Change {
     /// Length before, bytes.
     pub orig_len: usize,

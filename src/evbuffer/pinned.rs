@@ -34,7 +34,7 @@ impl EvBuffer {
     /// use evring::evbuffer::EvBuffer;
     ///
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let arena = Arena::new(ArenaConfig { slot_size: 4096, max_bytes: 1 << 20 })?;
+    /// let arena = Arena::new(ArenaConfig::default().slot_size(4096).max_bytes(1 << 20))?;
     /// let slot = arena.take().expect("the first one");
     /// let mut buffer = EvBuffer::from(slot.filled_with(b"short"));
     /// assert_eq!(buffer.held_bytes(), 4096);

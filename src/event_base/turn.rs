@@ -51,6 +51,7 @@ pub enum Exit {
 
 /// What a turn did, for [`EventBase::set_turn_hook`].
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct TurnInfo {
     /// From the return of one enter to the call of the next: everything but waiting.
     pub busy: Duration,

@@ -27,6 +27,7 @@ const NANOS_PER_MS: u64 = 1_000_000;
 
 /// When within a tick its bytes may move.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Pacing {
     /// All of them from the tick's start on, as libevent does: one burst a tick.
     #[default]

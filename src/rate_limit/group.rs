@@ -60,6 +60,7 @@ pub struct Group {
 
 /// Bytes that members of a group have moved since its creation or the last reset.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Totals {
     /// Bytes read.
     pub read: u64,

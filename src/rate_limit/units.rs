@@ -20,6 +20,7 @@ use std::str::FromStr;
 /// # Ok::<(), evring::rate_limit::ParseRateError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RateSpec {
     /// The average, in bytes per second.
     pub bytes_per_second: u64,

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 /// How long [`Ring::enter`] may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Wait {
     /// Submit only. The kernel is not entered if there is nothing to submit, and completions may stay
     /// with it until one of the other two.

@@ -51,6 +51,7 @@ impl fmt::Debug for OpId {
 ///
 /// Descriptors are numbers: the caller keeps them open until the operation's last completion (I6).
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Op {
     /// Receives into slots that the kernel picks from the window.
     ///
@@ -194,6 +195,7 @@ impl From<Vec<Piece>> for Pieces {
 
 /// What became of an operation, or of one shot of a multishot one.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Completion {
     /// The operation.
     pub op: OpId,

@@ -17,6 +17,7 @@ const CQ_FACTOR: u32 = 4;
 
 /// How large a ring is, and what it shall do without.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct RingConfig {
     /// Submission entries, rounded up to a power of two; 1024 by default, at most 32,768. When
     /// memory is short the ring settles for fewer, down to 64.
@@ -34,6 +35,26 @@ impl Default for RingConfig {
             cq_entries: 0,
             caps_mask: CapsMask::default(),
         }
+    }
+}
+
+impl RingConfig {
+    /// Sets [`entries`](Self::entries).
+    pub fn entries(mut self, entries: u32) -> Self {
+        self.entries = entries;
+        self
+    }
+
+    /// Sets [`cq_entries`](Self::cq_entries).
+    pub fn cq_entries(mut self, entries: u32) -> Self {
+        self.cq_entries = entries;
+        self
+    }
+
+    /// Sets [`caps_mask`](Self::caps_mask).
+    pub fn caps_mask(mut self, mask: CapsMask) -> Self {
+        self.caps_mask = mask;
+        self
     }
 }
 

@@ -55,11 +55,8 @@ impl World {
             pins: VecDeque::new(),
             added: Arc::default(),
             deleted: Arc::default(),
-            arena: Arena::new(ArenaConfig {
-                slot_size: 4096,
-                max_bytes: 64 * 4096,
-            })
-            .expect("a small arena maps"),
+            arena: Arena::new(ArenaConfig::default().slot_size(4096).max_bytes(64 * 4096))
+                .expect("a small arena maps"),
             file,
             file_bytes,
             sockets,

@@ -52,10 +52,11 @@ pub(crate) struct Sim {
 impl Sim {
     /// A driver, and the world it lives in.
     pub(crate) fn new(seed: u64, faults: Faults, print: bool) -> (Self, Rc<RefCell<World>>) {
-        let arena = Arena::new(ArenaConfig {
-            slot_size: SLOT_BYTES,
-            max_bytes: SLOT_BYTES * faults.slots,
-        })
+        let arena = Arena::new(
+            ArenaConfig::default()
+                .slot_size(SLOT_BYTES)
+                .max_bytes(SLOT_BYTES * faults.slots),
+        )
         .expect("memory for a small arena");
         let world = World::new(seed, faults, arena.clone(), print);
         let world = Rc::new(RefCell::new(world));

@@ -31,16 +31,11 @@ impl Rig {
 
     fn sized(mask: &str, slots: usize, window: u16) -> Rig {
         let caps_mask = mask.parse().expect("a mask of known names");
-        let config = RingConfig {
-            entries: 64,
-            caps_mask,
-            ..RingConfig::default()
-        };
+        let config = RingConfig::default().entries(64).caps_mask(caps_mask);
         let mut ring = Ring::new(&config).expect("a ring");
-        let config = ArenaConfig {
-            slot_size: 4096,
-            max_bytes: slots * 4096,
-        };
+        let config = ArenaConfig::default()
+            .slot_size(4096)
+            .max_bytes(slots * 4096);
         let arena = Arena::new(config).expect("an arena");
         ring.attach_window(&arena, window).expect("a window");
         Rig { ring, arena }

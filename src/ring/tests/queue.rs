@@ -19,11 +19,7 @@ fn pushing_more_than_the_queue_holds_flushes_it() {
 
 #[test]
 fn an_overflown_completion_queue_loses_nothing() {
-    let config = RingConfig {
-        entries: 4,
-        cq_entries: 4,
-        ..RingConfig::default()
-    };
+    let config = RingConfig::default().entries(4).cq_entries(4);
     let mut ring = Ring::new(&config).expect("a small ring");
     for token in 0..100 {
         ring.push(token, Op::Nop);
