@@ -70,7 +70,7 @@ impl Shared {
     pub(super) fn discharge(&self, bytes: usize) {
         let before = self.budget.charged.fetch_sub(bytes, Ordering::Relaxed);
         debug_assert!(before >= bytes, "more given back than charged");
-        self.ring_from_elsewhere();
+        self.wake_from_elsewhere();
     }
 
     /// Whether one more slot may go out.

@@ -55,15 +55,15 @@ pub(super) struct Shared {
     reserve: Idle,
     reserve_out: AtomicBool,
     leak: AtomicBool,
-    /// The taker waits for a slot: whoever returns one on another thread rings.
+    /// The taker waits for a slot: whoever returns one on another thread wakes it.
     wanted: AtomicBool,
-    bell: OnceLock<Bell>,
+    waker: OnceLock<Waker>,
     /// Memory of the reserve slot, and its header.
     reserve_memory: Option<(Mapping, Vec<Header>)>,
 }
 
 /// Wakes the taker of slots. Called on any thread.
-type Bell = Box<dyn Fn() + Send + Sync>;
+type Waker = Box<dyn Fn() + Send + Sync>;
 
 pub(super) struct Pool {
     /// Taken from the end: what was used last is warm.
@@ -75,6 +75,20 @@ pub(super) struct Pool {
     pub(super) released: usize,
     /// The kernel refused a chunk, and that was said.
     refused: bool,
+}
+
+/// The kernel gave no memory for more slots.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    cut: usize,
+    error: ArenaError,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Refusal { cut, error } = self;
+        write!(f, "buffers stay at {cut} slots: {error}")
+    }
 }
 
 struct Chunk {
@@ -149,7 +163,7 @@ impl Arena {
             reserve_out: AtomicBool::new(false),
             leak: AtomicBool::new(false),
             wanted: AtomicBool::new(false),
-            bell: OnceLock::new(),
+            waker: OnceLock::new(),
             reserve_memory: Some((memory, header)),
         });
         // SAFETY: the reserve header is idle and nobody else knows it yet.
@@ -172,6 +186,13 @@ impl Arena {
     /// The slot freed last, or one from a new chunk; `None` while all that the cap (or the kernel)
     /// allows are out, or copies have taken their place.
     pub fn take(&self) -> Option<Slot> {
+        self.take_or(|refusal| log::warn!("{refusal}"))
+    }
+
+    /// The same for who may not log just now: `refused` is told when the kernel gives no more
+    /// memory, once until it does.
+    #[inline]
+    pub(crate) fn take_or(&self, refused: impl FnOnce(Refusal)) -> Option<Slot> {
         let shared = &*self.shared;
         let token = thread_token();
         if shared.taker.load(Ordering::Relaxed) != token {
@@ -184,7 +205,14 @@ impl Arena {
         }
         let idle = match pool.free.pop() {
             Some(idle) => idle,
-            None => return self.take_slow(pool),
+            None => {
+                let (slot, refusal) = self.take_slow(pool);
+                // The pool is free: the logger is the program's, and may drop a piece.
+                if let Some(refusal) = refusal {
+                    refused(refusal);
+                }
+                return slot;
+            }
         };
         if pool.released > pool.free.len() {
             pool.released = pool.free.len();
@@ -208,20 +236,20 @@ impl Arena {
 
     /// Whom to wake when a slot comes back from another thread while one is wanted. The first one
     /// stays.
-    pub(crate) fn set_bell(&self, bell: impl Fn() + Send + Sync + 'static) {
-        let _has_one = self.shared.bell.set(Box::new(bell));
+    pub(crate) fn set_waker(&self, waker: impl Fn() + Send + Sync + 'static) {
+        let _has_one = self.shared.waker.set(Box::new(waker));
     }
 
-    /// Whether [`set_bell`](Self::set_bell) was called.
-    pub(crate) fn has_bell(&self) -> bool {
-        self.shared.bell.get().is_some()
+    /// Whether [`set_waker`](Self::set_waker) was called.
+    pub(crate) fn has_waker(&self) -> bool {
+        self.shared.waker.get().is_some()
     }
 
     /// The caller is about to look for a slot, and to sleep if there is none: the next one that
-    /// comes back from another thread after this rings the bell, once.
+    /// comes back from another thread after this calls the waker, once.
     pub(crate) fn want(&self) {
         self.shared.wanted.store(true, Ordering::Relaxed);
-        // With the one in `ring`: either the caller sees the slot, or its returner sees the wish.
+        // With the one in `wake`: either the caller sees the slot, or its returner sees the wish.
         fence(Ordering::SeqCst);
     }
 
@@ -276,7 +304,7 @@ impl Arena {
     }
 
     #[cold]
-    fn take_slow(&self, mut pool: MutexGuard<'_, Pool>) -> Option<Slot> {
+    fn take_slow(&self, mut pool: MutexGuard<'_, Pool>) -> (Option<Slot>, Option<Refusal>) {
         let shared = &*self.shared;
         while let Some(idle) = shared.returned.pop() {
             pool.free.push(idle);
@@ -285,19 +313,17 @@ impl Arena {
         if pool.free.is_empty() && pool.cut < shared.max_slots {
             let refused = self.grow(&mut pool).err();
             let before = std::mem::replace(&mut pool.refused, refused.is_some());
-            refusal = refused.filter(|_| !before);
+            let cut = pool.cut;
+            refusal = refused
+                .filter(|_| !before)
+                .map(|error| Refusal { cut, error });
         }
         let idle = pool.free.pop();
-        let cut = pool.cut;
         drop(pool);
-        if let Some(error) = refusal {
-            // The logger is the program's: it may drop a piece, which locks the pool.
-            log::warn!("buffers stay at {cut} slots: {error}");
-        }
         if idle.is_none() {
             shared.starved.fetch_add(1, Ordering::Relaxed);
         }
-        idle.map(|idle| self.slot(idle))
+        (idle.map(|idle| self.slot(idle)), refusal)
     }
 
     /// Maps one more chunk and cuts it, as far as the cap allows.
@@ -355,20 +381,20 @@ impl fmt::Debug for Arena {
 
 impl Shared {
     /// The calling thread gave something back: if it is not the taker's, wakes the taker that waits.
-    pub(super) fn ring_from_elsewhere(&self) {
+    pub(super) fn wake_from_elsewhere(&self) {
         if self.taker.load(Ordering::Relaxed) != thread_token() {
-            self.ring();
+            self.wake();
         }
     }
 
     /// A slot came back on another thread than the taker's.
-    fn ring(&self) {
+    fn wake(&self) {
         fence(Ordering::SeqCst);
         if self.wanted.load(Ordering::Relaxed)
             && self.wanted.swap(false, Ordering::Relaxed)
-            && let Some(bell) = self.bell.get()
+            && let Some(waker) = self.waker.get()
         {
-            bell();
+            waker();
         }
     }
 
@@ -412,7 +438,7 @@ pub(super) unsafe fn come_home(header: NonNull<Header>) {
         shared.remote_returns.fetch_add(1, Ordering::Relaxed);
     }
     if !at_home {
-        shared.ring();
+        shared.wake();
     }
 }
 

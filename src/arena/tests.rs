@@ -219,12 +219,12 @@ fn slots_that_are_out_leave_no_room_for_others_once_copies_are_made() {
 fn a_copy_freed_on_another_thread_makes_room_and_wakes_who_waits() {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
-    let rings = Arc::new(AtomicU32::new(0));
+    let wakes = Arc::new(AtomicU32::new(0));
     let arena = small(4);
-    arena.set_bell({
-        let rings = Arc::clone(&rings);
+    arena.set_waker({
+        let wakes = Arc::clone(&wakes);
         move || {
-            rings.fetch_add(1, Ordering::Relaxed);
+            wakes.fetch_add(1, Ordering::Relaxed);
         }
     });
     for (wanted, expected) in [(false, 0), (true, 1)] {
@@ -235,7 +235,7 @@ fn a_copy_freed_on_another_thread_makes_room_and_wakes_who_waits() {
         }
         let freed = std::thread::spawn(move || drop(copy));
         freed.join().expect("no panic");
-        assert_eq!(rings.load(Ordering::Relaxed), expected);
+        assert_eq!(wakes.load(Ordering::Relaxed), expected);
         assert_eq!((arena.stats().charged_bytes, arena.available()), (0, 1));
     }
 }

@@ -13,7 +13,7 @@ use std::io;
 use crate::arena::{Arena, Piece};
 use crate::evbuffer::EvBuffer;
 pub(crate) use crate::ring::{Cap, Completion, Op, OpId, Wait};
-use crate::ring::{Caps, RingCounters};
+use crate::ring::{Caps, Notice, RingCounters};
 use crate::sys::{Errno, SockAddr};
 pub(crate) use descriptor::{Descriptor, HangUp, KeepAlive, SendHow, SocketOption};
 
@@ -32,8 +32,8 @@ pub(crate) const SEND_PIECES: usize = 64;
 pub(crate) enum Spent {
     /// A user's payload that no operation holds any more: its destructor may call back.
     Payload(Piece),
-    /// A warning for the log: a logger may call back, too.
-    Warning(String),
+    /// Something for the log: a logger may call back, too.
+    Notice(Notice),
 }
 
 impl Spent {
@@ -41,7 +41,7 @@ impl Spent {
     pub(crate) fn let_go(self) {
         match self {
             Spent::Payload(piece) => drop(piece),
-            Spent::Warning(text) => log::warn!("{text}"),
+            Spent::Notice(notice) => notice.log(),
         }
     }
 }
@@ -103,8 +103,6 @@ pub(crate) trait Driver {
     /// Operations that have not had their last completion.
     fn in_flight(&self) -> usize;
 
-    /// A user's payload that no operation holds any more, to be dropped by the caller once the
-    /// driver is not borrowed: its destructor may call back. One that is not asked for is kept.
     /// What is to be dealt with once the driver is not borrowed, since it runs the user's code.
     /// What is not asked for is kept.
     fn pop_spent(&mut self) -> Option<Spent> {

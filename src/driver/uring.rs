@@ -16,19 +16,13 @@ use crate::sys::{Errno, SockAddr, fdio, net, time};
 pub(crate) struct Uring {
     ring: Ring,
     arena: Arena,
-    /// To be logged once nobody has the driver borrowed.
-    warnings: Vec<String>,
 }
 
 impl Uring {
     pub(crate) fn new(config: &RingConfig, arena: Arena, window: u16) -> Result<Self, SetupError> {
         let mut ring = Ring::new(config)?;
         ring.attach_window(&arena, window)?;
-        Ok(Uring {
-            ring,
-            arena,
-            warnings: Vec::new(),
-        })
+        Ok(Uring { ring, arena })
     }
 }
 
@@ -104,7 +98,7 @@ impl Driver for Uring {
 
     fn pop_spent(&mut self) -> Option<Spent> {
         let payload = self.ring.pop_spent().map(Spent::Payload);
-        payload.or_else(|| self.warnings.pop().map(Spent::Warning))
+        payload.or_else(|| self.ring.pop_notice().map(Spent::Notice))
     }
 
     fn socket(&mut self, family: i32, kind: i32) -> io::Result<i32> {
@@ -179,24 +173,21 @@ impl Driver for Uring {
     }
 
     fn close(&mut self, fd: i32) {
-        self.warnings.extend(close(fd));
+        if let Err(error) = net::close(fd) {
+            self.ring
+                .warn(format_args!("closing descriptor {fd}: {error}"));
+        }
     }
 
     fn end(self: Box<Self>, descriptors: &[i32]) {
-        let mut warnings = self.warnings;
         drop(self.ring);
         drop(self.arena);
-        for &fd in descriptors {
-            warnings.extend(close(fd));
-        }
-        for text in warnings {
-            log::warn!("{text}");
+        let refused: Vec<_> = descriptors
+            .iter()
+            .filter_map(|&fd| Some((fd, net::close(fd).err()?)))
+            .collect();
+        for (fd, error) in refused {
+            log::warn!("closing descriptor {fd}: {error}");
         }
     }
-}
-
-/// Closes a descriptor; what there is to say about it.
-fn close(fd: i32) -> Option<String> {
-    let error = net::close(fd).err()?;
-    Some(format!("closing descriptor {fd}: {error}"))
 }

@@ -172,9 +172,9 @@ impl EventBase {
     fn want_slots(&self) {
         let arena = self.with_driver(|driver| driver.shared_arena().cloned());
         let Some(arena) = arena else { return };
-        if !arena.has_bell() {
+        if !arena.has_waker() {
             match self.waker() {
-                Ok(waker) => arena.set_bell(waker),
+                Ok(waker) => arena.set_waker(waker),
                 Err(error) => log::warn!("slots that other threads return wake no loop: {error}"),
             }
         }

@@ -7,6 +7,7 @@ use super::{OpId, Ring, Wait};
 use crate::arena::Arena;
 use crate::sys::uring;
 use io_uring::{opcode, types};
+use log::Level;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
@@ -27,16 +28,18 @@ impl Drop for Ring {
         if self.enter_flags & uring::ENTER_REGISTERED_RING != 0
             && let Err(errno) = uring::unregister_ring_fd(self.uring.as_raw_fd(), self.enter_fd)
         {
-            log::debug!("a ring's descriptor stays registered: {errno}");
+            let text = format_args!("a ring's descriptor stays registered: {errno}");
+            self.notices.note(Level::Debug, text);
         }
         // Both are taken back here since the ring's own end is asynchronous: what they lock counts against
         // RLIMIT_MEMLOCK until then.
         if let Some(window) = &mut self.window {
-            window.detach(&self.uring);
+            window.detach(&self.uring, &mut self.notices);
         }
         if let Some(fixed) = &mut self.fixed {
-            fixed.unregister(&self.uring);
+            fixed.unregister(&self.uring, &mut self.notices);
         }
+        self.notices.log_all();
     }
 }
 
@@ -52,7 +55,8 @@ impl Ring {
             self.cancel_everything();
             let again = deadline.min(now + CANCEL_AGAIN);
             if let Err(err) = self.reap_until(again) {
-                log::error!("a ring cannot be drained: {err}");
+                let text = format_args!("a ring cannot be drained: {err}");
+                self.notices.note(Level::Error, text);
                 return false;
             }
         }
@@ -91,17 +95,18 @@ impl Ring {
     /// Gives up on what the kernel still holds: neither freed nor used again.
     #[cold]
     fn leak(&mut self) {
-        log::error!(
-            "{} operations did not end within {DRAIN_BOUND:?} of being cancelled: their memory is leaked",
-            self.in_flight(),
+        let operations = self.in_flight();
+        let text = format_args!(
+            "{operations} operations did not end within {DRAIN_BOUND:?} of being cancelled: their memory is leaked"
         );
+        self.notices.note(Level::Error, text);
         std::mem::forget(std::mem::replace(
             &mut self.table,
             super::table::Table::new(),
         ));
         std::mem::forget(std::mem::take(&mut self.backlog));
         if let Some(mut window) = self.window.take() {
-            window.detach(&self.uring);
+            window.detach(&self.uring, &mut self.notices);
             window.leak();
         }
         if let Some(fixed) = self.fixed.take() {

@@ -4,6 +4,7 @@ use super::caps::Cap;
 use super::{Errno, Ring};
 use crate::sys::pipe_shield::PipeShield;
 use crate::sys::uring;
+use log::Level;
 use std::io;
 use std::time::Duration;
 
@@ -72,7 +73,8 @@ impl Ring {
         let (before, _) = self.submission_state();
         let flushed = self.enter_kernel(before, 0, 0, None);
         if let Err(errno) = flushed {
-            log::debug!("submitting is put off: {errno}");
+            let text = format_args!("submitting is put off: {errno}");
+            self.notices.note(Level::Debug, text);
             self.count(errno);
         }
         self.submission_state().0 < before
@@ -154,7 +156,8 @@ impl Ring {
             libc::EAGAIN | libc::ENOMEM if has_completions => self.fetch_only(0, None),
             libc::EAGAIN | libc::ENOMEM => self.fetch_only(1, Some(SHORTAGE_PAUSE)),
             libc::EBADR => {
-                log::error!("the kernel lost completions: this ring has to be given up");
+                let text = "the kernel lost completions: this ring has to be given up";
+                self.notices.note(Level::Error, format_args!("{text}"));
                 Err(errno.into())
             }
             // EBADF, EBADFD, EEXIST (another thread), EFAULT, EINVAL, ENXIO, EOPNOTSUPP: the ring is not
@@ -189,7 +192,8 @@ impl Ring {
     #[cold]
     fn note_overflow(&mut self) {
         if self.counters.overflows == 0 {
-            log::warn!("the completion queue overflowed: give the ring more cq_entries");
+            let text = "the completion queue overflowed: give the ring more cq_entries";
+            self.warn(format_args!("{text}"));
         }
         self.counters.overflows += 1;
     }

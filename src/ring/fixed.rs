@@ -1,9 +1,11 @@
 //! Fixed registration: the arena's chunks made known to the kernel, so that zero-copy sends need no page
 //! lookup. An accelerator: without it, or with a part of it, everything works.
 
+use super::notice::Notices;
 use crate::arena::{Arena, CHUNK_BYTES, Piece};
 use crate::sys::Errno;
 use io_uring::IoUring;
+use log::Level;
 
 /// Most buffers that the kernel lets a ring register.
 const MAX_BUFFERS: usize = 1 << 14;
@@ -38,7 +40,7 @@ impl Fixed {
     }
 
     /// Registers the chunks that the arena has got since; gives how many are registered now.
-    pub(super) fn extend(&mut self, uring: &IoUring) -> usize {
+    pub(super) fn extend(&mut self, uring: &IoUring, notices: &mut Notices) -> usize {
         let known = self.chunks.len();
         let iovecs = self.arena.chunk_iovecs();
         for (index, iovec) in iovecs.iter().enumerate().take(self.capacity).skip(known) {
@@ -52,12 +54,12 @@ impl Fixed {
                     .register_buffers_update(index as u32, &[*iovec], None)
             };
             if let Err(err) = registered {
-                log::warn!(
-                    "{known} of {} chunks are registered, the rest is looked up at every zero-copy send: {err} \
+                let (known, all) = (self.chunks.len(), iovecs.len());
+                let text = format_args!(
+                    "{known} of {all} chunks are registered, the rest is looked up at every zero-copy send: {err} \
                      (RLIMIT_MEMLOCK; raise it with ulimit -l)",
-                    iovecs.len(),
-                    known = self.chunks.len(),
                 );
+                notices.note(Level::Warn, text);
                 self.exhausted = true;
                 break;
             }
@@ -79,9 +81,10 @@ impl Fixed {
         Some(chunk.2)
     }
 
-    pub(super) fn unregister(&mut self, uring: &IoUring) {
+    pub(super) fn unregister(&mut self, uring: &IoUring, notices: &mut Notices) {
         if let Err(err) = uring.submitter().unregister_buffers() {
-            log::debug!("the registered chunks go with their ring: {err}");
+            let text = format_args!("the registered chunks go with their ring: {err}");
+            notices.note(Level::Debug, text);
         }
         self.chunks.clear();
     }

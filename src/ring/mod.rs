@@ -50,6 +50,7 @@
 //! | `reap` | completions are taken and their memory released |
 //! | `table` | operations in flight |
 //! | `window`, `fixed` | memory the kernel knows in advance |
+//! | `notice` | what there is to say, until it may be logged |
 //! | `close` | dropping a ring with operations in flight |
 #![allow(unsafe_code)]
 
@@ -58,6 +59,7 @@ mod close;
 mod enter;
 mod error;
 mod fixed;
+mod notice;
 mod op;
 mod probe;
 mod reap;
@@ -74,6 +76,7 @@ pub use crate::sys::{Errno, SockAddr};
 pub use caps::{CAPS_VARIABLE, Cap, Caps, CapsMask};
 pub use enter::Wait;
 pub use error::{SetupError, UnknownCap};
+pub use notice::Notice;
 pub use op::{Completion, MAX_PIECES, Op, OpId, Pieces};
 pub use setup::RingConfig;
 pub use window::DEFAULT_WINDOW;
@@ -83,6 +86,7 @@ use crate::sys::fork::ForkGuard;
 use crate::sys::pipe_shield::PipeShield;
 use crate::sys::uring;
 use io_uring::{IoUring, squeue};
+use log::Level;
 use reap::{Batch, Cqe};
 use std::collections::VecDeque;
 use std::fmt;
@@ -121,6 +125,7 @@ pub struct Ring {
     spent: Vec<Piece>,
     spare_pieces: Vec<Vec<Piece>>,
     counters: RingCounters,
+    notices: notice::Notices,
     /// Writes in flight: each may raise a SIGPIPE while the kernel is entered.
     writes: u32,
     /// Without [`Cap::DEFER_TASKRUN`] a write may go on at any return from the kernel, so this stays
@@ -190,6 +195,7 @@ impl Ring {
             spent: Vec::new(),
             spare_pieces: Vec::new(),
             counters: RingCounters::default(),
+            notices: notice::Notices::default(),
             writes: 0,
             shield: None,
             fork: ForkGuard::new(),
@@ -252,6 +258,7 @@ impl Ring {
             &mut self.caps,
             arena,
             size,
+            &mut self.notices,
         )?);
         Ok(())
     }
@@ -264,7 +271,7 @@ impl Ring {
     pub fn refill(&mut self) -> usize {
         match &mut self.window {
             // The buffer ring is the parent's: its tail is not for a child to move (I11).
-            Some(window) if !self.fork.is_child() => window.refill(),
+            Some(window) if !self.fork.is_child() => window.refill(&mut self.notices),
             _ => 0,
         }
     }
@@ -286,12 +293,15 @@ impl Ring {
         if self.fixed.is_none() && self.caps.has(Cap::FIXED_BUFFERS) {
             match fixed::Fixed::new(&self.uring, arena) {
                 Ok(fixed) => self.fixed = Some(fixed),
-                Err(errno) => log::warn!("no memory is registered for zero-copy sends: {errno}"),
+                Err(errno) => self.notices.note(
+                    Level::Warn,
+                    format_args!("no memory is registered for zero-copy sends: {errno}"),
+                ),
             }
         }
         self.fixed
             .as_mut()
-            .map_or(0, |fixed| fixed.extend(&self.uring))
+            .map_or(0, |fixed| fixed.extend(&self.uring, &mut self.notices))
     }
 
     /// An empty vector for the pieces of a gathered send, recycled from earlier ones.
@@ -317,6 +327,19 @@ impl Ring {
         self.spent.pop()
     }
 
+    /// Something that the ring has to say, the latest first, to be logged when nobody has the ring
+    /// borrowed.
+    #[inline]
+    pub fn pop_notice(&mut self) -> Option<Notice> {
+        self.notices.pop()
+    }
+
+    /// Keeps a warning of whoever works with the ring, to be told with its own.
+    #[cold]
+    pub(crate) fn warn(&mut self, text: fmt::Arguments<'_>) {
+        self.notices.note(Level::Warn, text);
+    }
+
     /// An operation needs a piece no longer.
     #[inline]
     pub(super) fn let_go(&mut self, piece: Piece) {
@@ -334,11 +357,15 @@ impl Ring {
                     self.enter_fd = index;
                     self.enter_flags = uring::ENTER_REGISTERED_RING;
                 } else if let Err(errno) = uring::unregister_ring_fd(fd, index) {
-                    log::debug!("a ring's descriptor stays registered: {errno}");
+                    let text = format_args!("a ring's descriptor stays registered: {errno}");
+                    self.notices.note(Level::Debug, text);
                 }
             }
             // A thread can register 16 of them; without it enter looks the descriptor up.
-            Err(errno) => log::debug!("a ring's descriptor is not registered: {errno}"),
+            Err(errno) => {
+                let text = format_args!("a ring's descriptor is not registered: {errno}");
+                self.notices.note(Level::Debug, text);
+            }
         }
     }
 }

@@ -233,10 +233,10 @@ impl Ring {
             return;
         }
         self.counters.stale += 1;
-        log::warn!(
-            "a completion that no operation claims: {:?}",
-            OpId::from_u64(cqe.user_data)
-        );
+        let id = OpId::from_u64(cqe.user_data);
+        self.warn(format_args!(
+            "a completion that no operation claims: {id:?}"
+        ));
         if Kind::yields_descriptor(cqe.user_data) && cqe.result >= 0 {
             close_unwanted(cqe.result);
         }

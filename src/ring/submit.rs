@@ -121,7 +121,7 @@ impl Ring {
         };
         let single_len = if limited { bounded } else { max_len };
         if !window.is_provided() {
-            return match window.take_slot() {
+            return match window.take_slot(&mut self.notices) {
                 Some(slot) => {
                     self.push_recv_slot(Kind::Recv, token, fd, slot, single_len, poll_first)
                 }

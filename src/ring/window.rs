@@ -6,10 +6,12 @@
 
 use super::caps::{Cap, Caps};
 use super::error::SetupError;
+use super::notice::Notices;
 use super::setup;
 use crate::arena::{Arena, Slot};
 use crate::sys::Errno;
 use io_uring::{IoUring, types::BufRingEntry};
+use log::Level;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -50,6 +52,7 @@ impl Window {
         caps: &mut Caps,
         arena: &Arena,
         size: u16,
+        notices: &mut Notices,
     ) -> Result<Window, SetupError> {
         if !size.is_power_of_two() || size > MAX_WINDOW {
             let (value, max) = (u32::from(size), u32::from(MAX_WINDOW));
@@ -77,12 +80,13 @@ impl Window {
                             errno,
                         },
                     };
-                    log::warn!("every receive takes a slot of its own: {err}");
+                    let text = format_args!("every receive takes a slot of its own: {err}");
+                    notices.note(Level::Warn, text);
                     caps.remove(Cap::BUFFER_RING);
                 }
             }
         }
-        window.refill();
+        window.refill(notices);
         Ok(window)
     }
 
@@ -98,10 +102,10 @@ impl Window {
 
     /// Publishes slots until the window is full or the arena is spent; gives how many.
     #[inline]
-    pub(super) fn refill(&mut self) -> usize {
+    pub(super) fn refill(&mut self, notices: &mut Notices) -> usize {
         match &mut self.buffers {
             Some(buffers) if buffers.published == self.size => 0,
-            Some(buffers) => buffers.publish(&self.arena),
+            Some(buffers) => buffers.publish(&self.arena, notices),
             None => {
                 let starved = std::mem::take(&mut self.starved);
                 if starved { self.published() } else { 0 }
@@ -118,8 +122,8 @@ impl Window {
     }
 
     /// A slot for a receive of its own, where there is no buffer ring.
-    pub(super) fn take_slot(&mut self) -> Option<Slot> {
-        let slot = self.arena.take();
+    pub(super) fn take_slot(&mut self, notices: &mut Notices) -> Option<Slot> {
+        let slot = take(&self.arena, notices);
         self.starved |= slot.is_none();
         slot
     }
@@ -147,11 +151,12 @@ impl Window {
 
     /// Takes the window back from the kernel; its slots go home when it is dropped. No operation may
     /// be in flight.
-    pub(super) fn detach(&mut self, uring: &IoUring) {
+    pub(super) fn detach(&mut self, uring: &IoUring, notices: &mut Notices) {
         if self.buffers.is_some()
             && let Err(err) = uring.submitter().unregister_buf_ring(GROUP)
         {
-            log::debug!("the window goes with its ring: {err}");
+            let text = format_args!("the window goes with its ring: {err}");
+            notices.note(Level::Debug, text);
         }
     }
 
@@ -185,7 +190,7 @@ impl BufferRing {
         })
     }
 
-    fn publish(&mut self, arena: &Arena) -> usize {
+    fn publish(&mut self, arena: &Arena, notices: &mut Notices) -> usize {
         let before = self.tail;
         loop {
             let id = self.tail & self.mask;
@@ -194,7 +199,9 @@ impl BufferRing {
             if self.slots[usize::from(id)].is_some() {
                 break;
             }
-            let Some(slot) = arena.take() else { break };
+            let Some(slot) = take(arena, notices) else {
+                break;
+            };
             // SAFETY: the index is below the number of entries. The kernel does not read this entry: its slot
             // came back, so its head is beyond the entry, and our tail not yet.
             let entry = unsafe { &mut *self.entries().add(usize::from(id)) };
@@ -231,6 +238,12 @@ impl BufferRing {
     fn entries(&self) -> *mut BufRingEntry {
         self.memory.base.as_ptr().cast()
     }
+}
+
+/// A slot of the arena, whose refusal is told with what the ring has to say.
+#[inline]
+fn take(arena: &Arena, notices: &mut Notices) -> Option<Slot> {
+    arena.take_or(|refusal| notices.note(Level::Warn, format_args!("{refusal}")))
 }
 
 /// Whether the kernel knows rings of provided buffers: registers one and takes it back.

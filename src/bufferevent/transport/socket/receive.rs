@@ -226,13 +226,12 @@ impl Socket {
                 bundle: self.incoming.get() == Incoming::Bulk && !cx.base.slots_are_low(),
             });
         }
-        let slot = cx.base.with_driver(|driver| {
-            let arena = driver.arena();
-            match offer {
-                None => arena.take(),
-                Some(_) => arena.take().or_else(|| arena.take_reserve()),
-            }
-        })?;
+        // Not from within the driver: an arena that is refused memory says so to the logger.
+        let arena = cx.base.with_driver(|driver| driver.arena().clone());
+        let slot = match offer {
+            None => arena.take(),
+            Some(_) => arena.take().or_else(|| arena.take_reserve()),
+        }?;
         let max_len = plan.bytes;
         Some(match plain {
             true => Op::Read { fd, slot, max_len },
