@@ -159,7 +159,7 @@ fn what_ring_and_arena_have_to_say_is_logged_with_nothing_borrowed() {
         CapsMask::default().without(Cap::BUFFER_RING),
     ];
     for mask in masks {
-        overflows(mask.clone());
+        overflows(mask);
         is_refused_memory(mask);
     }
 }
