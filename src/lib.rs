@@ -94,6 +94,7 @@
 mod addr;
 pub mod arena;
 pub mod bufferevent;
+mod direction;
 mod driver;
 mod error;
 pub mod evbuffer;

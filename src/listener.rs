@@ -10,11 +10,11 @@ use std::rc::Rc;
 use crate::addr::Addr;
 use crate::driver::{Completion, Driver, Op, OpId, SocketOption};
 use crate::error::Error;
-use crate::event_base::EventBase;
 use crate::event_base::hook::{Hook, finally};
 use crate::event_base::registration::Registration;
 use crate::event_base::source::Source;
-use crate::sys::{self, Errno};
+use crate::event_base::{EventBase, WeakEventBase};
+use crate::sys::{Errno, SockAddr};
 
 /// How long a listener that can not accept (no descriptors, no memory) waits before it tries
 /// again, in nanoseconds. Connections wait in the backlog meanwhile.
@@ -98,6 +98,7 @@ impl ListenOptions {
 #[derive(Debug)]
 pub struct Accepted {
     fd: OwnedFd,
+    base: WeakEventBase,
 }
 
 impl Accepted {
@@ -109,9 +110,15 @@ impl Accepted {
     /// The peer's address. Asked of the kernel only when it is called.
     ///
     /// # Errors
-    /// `ENOTCONN` when the peer reset the connection meanwhile.
-    pub fn peer_addr(&self) -> io::Result<Addr> {
-        Addr::try_from(sys::net::peer_addr(self.fd.as_raw_fd())?)
+    /// [`Error::Io`] (`ENOTCONN`) when the peer reset the connection meanwhile; [`Error::Freed`]
+    /// when the base is gone.
+    pub fn peer_addr(&self) -> Result<Addr, Error> {
+        let base = self.base.upgrade();
+        let base = base.ok_or(Error::Freed { what: "event base" })?;
+        let fd = self.fd.as_raw_fd();
+        base.with_driver(|driver| driver.peer_addr(fd))
+            .and_then(Addr::try_from)
+            .map_err(|source| Error::io("getpeername", source))
     }
 }
 
@@ -198,7 +205,8 @@ impl Listener {
         fd: OwnedFd,
         on_accept: impl FnMut(&Listener, Accepted) + 'static,
     ) -> Result<Self, Error> {
-        sys::net::set_nonblocking(fd.as_raw_fd(), true)
+        let option = SocketOption::NonBlocking(true);
+        base.with_driver(|driver| driver.set_option(fd.as_raw_fd(), option))
             .map_err(|source| Error::io("adopting a listening socket", source))?;
         Ok(Self::new(
             base,
@@ -270,7 +278,7 @@ impl Listener {
         if let Some(base) = inner.registration.base() {
             inner.registration.set_active(&base, false);
             if let Some(op) = inner.op.get() {
-                base.cancel(op);
+                inner.registration.cancel(&base, op);
             }
         }
     }
@@ -332,7 +340,7 @@ impl Listener {
         let held_back = inner.held_back.take();
         if let Some(base) = inner.registration.base() {
             match inner.op.get() {
-                Some(op) => base.cancel(op),
+                Some(op) => inner.registration.cancel(&base, op),
                 None => inner.finish(&base),
             }
         }
@@ -374,7 +382,8 @@ impl Inner {
     fn accepted(self: &Rc<Self>, base: &EventBase, fd: OwnedFd) {
         self.failing.set(false);
         base.tally().accepted();
-        let accepted = Accepted { fd };
+        let base = base.downgrade();
+        let accepted = Accepted { fd, base };
         if self.state.get() == Accepting::Paused {
             self.held_back.borrow_mut().push_back(accepted);
         } else {
@@ -507,7 +516,7 @@ impl fmt::Debug for Listener {
 }
 
 fn listening_socket(base: &EventBase, addr: &Addr, options: &ListenOptions) -> io::Result<i32> {
-    let target = sys::SockAddr::try_from(addr)?;
+    let target = SockAddr::try_from(addr)?;
     base.with_driver(|driver| {
         let fd = driver.socket(target.family(), libc::SOCK_STREAM)?;
         let listening = set_up(driver, fd, addr, options).and_then(|()| {

@@ -1,7 +1,7 @@
 //! Accepting connections.
 
 use std::cell::{Cell, RefCell};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -380,4 +380,32 @@ fn accepted_sockets_are_non_blocking_and_closed_on_exec() {
         assert!(flags & libc::O_CLOEXEC != 0);
         assert!(!non_blocking || flags & libc::O_NONBLOCK != 0);
     }
+}
+
+#[test]
+fn an_adopted_socket_waits_for_nobody_and_knows_its_peers_while_its_base_is_there() {
+    let base = EventBase::new().unwrap();
+    let blocking = TcpListener::bind("127.0.0.1:0").unwrap();
+    let same = blocking.try_clone().unwrap();
+    let kept = Rc::new(RefCell::new(Vec::new()));
+    let keep = kept.clone();
+    let listener = Listener::adopt(&base, blocking.into(), move |_, accepted| {
+        keep.borrow_mut().push(accepted);
+    });
+    let would_wait = same.accept().unwrap_err();
+    assert_eq!(would_wait.kind(), io::ErrorKind::WouldBlock);
+    let client = TcpStream::connect(same.local_addr().unwrap()).unwrap();
+    turn_until(&base, || !kept.borrow().is_empty());
+    let accepted = kept.borrow_mut().remove(0);
+    let peer = Addr::from(client.local_addr().unwrap());
+    assert_eq!(accepted.peer_addr().unwrap(), peer);
+    drop((listener, base));
+    assert!(matches!(accepted.peer_addr(), Err(Error::Freed { .. })));
+    // The connection is the program's all the same.
+    let mut stream = TcpStream::from(accepted.into_fd());
+    stream.set_nonblocking(false).unwrap();
+    stream.write_all(b"after").unwrap();
+    let mut got = [0; 5];
+    (&client).read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"after");
 }

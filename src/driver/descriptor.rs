@@ -44,6 +44,8 @@ pub(crate) enum SocketOption {
     V6Only(bool),
     /// A connection is accepted only once it has sent something (`TCP_DEFER_ACCEPT`).
     DeferAccept(bool),
+    /// Calls on it answer `EAGAIN` instead of waiting (`O_NONBLOCK`).
+    NonBlocking(bool),
     /// Close drops what is not sent, and resets the connection (`SO_LINGER` of 0 seconds).
     ResetOnClose,
 }

@@ -73,6 +73,10 @@ pub(crate) trait Driver {
     /// had moved before.
     fn cancel(&mut self, op: OpId);
 
+    /// What an operation's [`push`](Self::push) gave along, while it is in flight.
+    #[cfg(debug_assertions)]
+    fn token_of(&self, op: OpId) -> Option<u64>;
+
     /// Hands out receive buffers until the window is full again; says how many are out.
     fn refill(&mut self) -> usize;
 

@@ -59,6 +59,11 @@ impl Driver for Uring {
         self.ring.cancel(op);
     }
 
+    #[cfg(debug_assertions)]
+    fn token_of(&self, op: OpId) -> Option<u64> {
+        self.ring.token_of(op)
+    }
+
     fn refill(&mut self) -> usize {
         self.ring.refill();
         self.ring.window_published()
@@ -121,6 +126,7 @@ impl Driver for Uring {
             SocketOption::ReusePort(on) => net::set_reuse_port(fd, on),
             SocketOption::V6Only(on) => net::set_v6_only(fd, on),
             SocketOption::DeferAccept(on) => net::set_defer_accept(fd, on),
+            SocketOption::NonBlocking(on) => net::set_nonblocking(fd, on),
             SocketOption::ResetOnClose => net::set_linger(fd, Some(0)),
         }
     }

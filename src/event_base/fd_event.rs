@@ -4,26 +4,14 @@ use std::cell::Cell;
 use std::fmt;
 use std::rc::Rc;
 
-use bitflags::bitflags;
-
 use super::EventBase;
 use super::hook::{Hook, finally};
 use super::registration::Registration;
 use super::source::Source;
+use crate::direction::Interest;
 use crate::driver::{Completion, Op, OpId};
 use crate::error::Error;
 use crate::sys::Errno;
-
-bitflags! {
-    /// Directions of a descriptor or a bufferevent (`EV_READ`, `EV_WRITE`).
-    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-    pub struct Interest: u8 {
-        /// Reading.
-        const READ = 2;
-        /// Writing.
-        const WRITE = 4;
-    }
-}
 
 const POLLIN: u32 = libc::POLLIN as u32;
 const POLLOUT: u32 = libc::POLLOUT as u32;
@@ -82,7 +70,7 @@ impl FdEvent {
         if let Some(base) = inner.registration.base() {
             match inner.op.get() {
                 // It keeps the loop from ending until the kernel has let go of the descriptor.
-                Some(op) => base.cancel(op),
+                Some(op) => self.0.registration.cancel(&base, op),
                 None => inner.registration.leave(&base),
             }
         }

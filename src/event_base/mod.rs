@@ -36,9 +36,10 @@ mod timer;
 mod timers;
 mod turn;
 
+pub use crate::direction::Interest;
 pub use builder::{EventBaseBuilder, SpinPolicy};
 pub use counters::Counters;
-pub use fd_event::{FdEvent, Interest};
+pub use fd_event::FdEvent;
 pub use remote::Remote;
 pub(crate) use remote::Route;
 pub use signal::{Signal, block_signals};
@@ -244,10 +245,6 @@ impl EventBase {
     pub(crate) fn push(&self, token: u32, op: Op) -> OpId {
         let token = self.0.number_token(token);
         self.0.with_driver(|driver| driver.push(token, op))
-    }
-
-    pub(crate) fn cancel(&self, op: OpId) {
-        self.0.with_driver(|driver| driver.cancel(op));
     }
 
     pub(crate) fn with_driver<R>(&self, f: impl FnOnce(&mut dyn Driver) -> R) -> R {

@@ -188,6 +188,22 @@ impl Registration {
         base.push(self.token.get(), op)
     }
 
+    /// Asks that an operation of its own end early.
+    pub(crate) fn cancel(&self, base: &EventBase, op: OpId) {
+        debug_assert!(Rc::as_ptr(&base.0) == self.base_ptr());
+        base.with_driver(|driver| {
+            #[cfg(debug_assertions)]
+            if let Some(token) = driver.token_of(op) {
+                let own = base.0.number_token(self.token.get());
+                assert_eq!(
+                    token, own,
+                    "an operation of another source, or another base"
+                );
+            }
+            driver.cancel(op);
+        });
+    }
+
     /// Whether it has no I/O to begin and no callbacks to run. It may wait for a slot: it gives
     /// that place up when it moves.
     pub(crate) fn is_quiet(&self) -> bool {
@@ -342,5 +358,62 @@ impl fmt::Debug for Registration {
             .field("queued", &self.queued.get())
             .field("in_line", &self.is_in_line())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, debug_assertions))]
+mod tests {
+    use super::*;
+    use crate::driver::Completion;
+
+    struct Quiet(Registration);
+
+    impl Source for Quiet {
+        fn registration(&self) -> &Registration {
+            &self.0
+        }
+        fn completed(self: Rc<Self>, _: &EventBase, _: Completion) {}
+        fn base_ended(self: Rc<Self>, _: &mut Vec<i32>) {}
+    }
+
+    fn on(base: &EventBase) -> Rc<Quiet> {
+        let source = Rc::new(Quiet(Registration::new()));
+        source.0.join(base, source.clone());
+        source
+    }
+
+    fn waits(source: &Quiet, base: &EventBase, fd: i32) -> OpId {
+        let op = Op::Poll {
+            fd,
+            events: libc::POLLIN as u32,
+            multishot: false,
+        };
+        source.0.push(base, op)
+    }
+
+    #[test]
+    fn nobody_cancels_what_another_source_has_in_flight() {
+        use std::os::fd::AsRawFd;
+        use std::panic::{AssertUnwindSafe, catch_unwind};
+        let (reader, _writer) = std::io::pipe().expect("a pipe");
+        let fd = reader.as_raw_fd();
+        let (one, two) = (EventBase::new().expect("a base"), EventBase::new());
+        let two = two.expect("a base");
+        let (of_one, other, of_two) = (on(&one), on(&one), on(&two));
+        let op = waits(&of_one, &one, fd);
+        waits(&of_two, &two, fd);
+        for (thief, base) in [(&other, &one), (&of_one, &two)] {
+            let cancel = || thief.0.cancel(base, op);
+            assert!(catch_unwind(AssertUnwindSafe(cancel)).is_err());
+        }
+        // Its own base knows no operation by that id, although both have the first of theirs.
+        of_two.0.cancel(&two, op);
+        two.run_with(crate::RunFlags::NONBLOCK | crate::RunFlags::NO_EXIT_ON_EMPTY)
+            .expect("it turns");
+        of_one.0.cancel(&one, op);
+        one.run_with(crate::RunFlags::ONCE | crate::RunFlags::NO_EXIT_ON_EMPTY)
+            .expect("it turns");
+        assert_eq!((one.in_flight(), two.in_flight()), (0, 1));
+        of_one.0.cancel(&one, op);
     }
 }

@@ -89,31 +89,12 @@ mod schedule;
 mod units;
 mod waiters;
 
-use std::fmt;
-
+pub use crate::direction::Direction;
 pub use bucket::Bucket;
 pub use config::{ConfigError, DEFAULT_TICK, MAX_TICK, Pacing, RATE_LIMIT_MAX, RateLimitConfig};
 pub use group::{DEFAULT_MIN_SHARE, Group, GroupError, Port, Resumed, Totals};
 pub use limiter::{Demand, Grant, Launch, Limiter, Suspension};
 pub use units::{ParseRateError, RateSpec};
-
-/// Which way bytes move, seen from the bufferevent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Direction {
-    /// From the peer into the input buffer.
-    Read,
-    /// From the output buffer to the peer.
-    Write,
-}
-
-impl fmt::Display for Direction {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Read => "read",
-            Self::Write => "write",
-        })
-    }
-}
 
 /// Clips to what `ev_ssize_t` holds, on any target.
 fn to_isize(bytes: i64) -> isize {

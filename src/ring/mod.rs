@@ -304,6 +304,12 @@ impl Ring {
             .map_or(0, |fixed| fixed.extend(&self.uring, &mut self.notices))
     }
 
+    /// What an operation's push gave along, while it is in flight.
+    #[cfg(debug_assertions)]
+    pub(crate) fn token_of(&self, op: OpId) -> Option<u64> {
+        self.table.token_of(op.as_u64())
+    }
+
     /// An empty vector for the pieces of a gathered send, recycled from earlier ones.
     #[inline]
     pub fn take_pieces(&mut self) -> Vec<Piece> {

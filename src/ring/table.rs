@@ -3,6 +3,7 @@
 use super::op::{GENERATIONS, Kind, index_of, user_data};
 use crate::arena::{Piece, Slot};
 use crate::sys::SockAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Operations in flight, found by index. Vacant entries form a list; an index is reused last in,
 /// first out, with its generation counted up each time.
@@ -12,6 +13,8 @@ pub(super) struct Table {
     /// First vacant entry, [`NONE`] without one.
     vacant: u32,
     live: usize,
+    /// Where the generations of a new index begin.
+    first_generation: u32,
 }
 
 #[derive(Debug)]
@@ -47,12 +50,20 @@ pub(super) struct Gather {
 
 const NONE: u32 = u32::MAX;
 
+/// How far the first generations of two rings are apart: odd, so that all differ, and such that
+/// those of rings made one after the other lie far from each other.
+const GENERATION_STEP: u32 = 0x9E_3779;
+
 impl Table {
     pub(super) fn new() -> Table {
+        // Another for each ring: an id that is used with the wrong ring names nothing there.
+        static TABLES: AtomicU32 = AtomicU32::new(0);
+        let table = TABLES.fetch_add(1, Ordering::Relaxed);
         Table {
             entries: Vec::new(),
             vacant: NONE,
             live: 0,
+            first_generation: table.wrapping_mul(GENERATION_STEP) % GENERATIONS,
         }
     }
 
@@ -90,6 +101,13 @@ impl Table {
             .filter(|entry| entry.id == id)
     }
 
+    /// The token of the operation with this id, while it is in flight.
+    #[cfg(debug_assertions)]
+    pub(super) fn token_of(&self, id: u64) -> Option<u64> {
+        let entry = self.entries.get(index_of(id))?;
+        (entry.id == id).then_some(entry.token)
+    }
+
     /// Ends an operation that is in the table and gives back its memory (I2: the caller has seen its last
     /// completion).
     #[inline]
@@ -121,11 +139,21 @@ impl Table {
         self.entries.push(Entry {
             id: 0,
             token: u64::from(NONE),
-            generation: 0,
+            generation: self.first_generation,
             zc_result: None,
             held: Held::Nothing,
         });
         self.vacant = index;
+    }
+
+    /// Begins anew, with nothing in flight.
+    #[cfg(test)]
+    pub(super) fn begin_with_generation(&mut self, first_generation: u32) {
+        assert_eq!(self.live, 0);
+        *self = Table {
+            first_generation,
+            ..Table::new()
+        };
     }
 
     /// Pretends that an index has been used many times.
@@ -190,6 +218,7 @@ mod tests {
     #[test]
     fn generations_go_round() {
         let mut table = Table::new();
+        table.begin_with_generation(0);
         let first = table.insert(Kind::Nop, 1, Held::Nothing);
         table.remove(first);
         table.set_generation(index_of(first), GENERATIONS - 1);

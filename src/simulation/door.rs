@@ -13,6 +13,7 @@ use crate::driver::sim::remote::Remote;
 use crate::driver::sim::socket::Kind;
 use crate::event_base::{EventBase, Interest};
 use crate::listener::Accepted;
+use crate::sys::Errno;
 use crate::{Addr, BufferEvent, ListenOptions, Listener, Options};
 
 /// Its port; those of other connections begin at 1.
@@ -119,6 +120,10 @@ impl Door {
         assert!(!self.closed.get(), "accepted by a listener that was closed");
         assert!(!self.listener.is_paused(), "accepted by one that is paused");
         self.accepted.set(self.accepted.get() + 1);
+        if let Err(error) = accepted.peer_addr() {
+            let gone = Errno::from_raw(libc::ENOTCONN);
+            assert_eq!(error.errno(), Some(gone), "{error}");
+        }
         if self.dice.borrow_mut().percent(15) {
             return drop(accepted);
         }

@@ -91,6 +91,11 @@ impl Driver for Sim {
         self.world.borrow_mut().cancel(op.as_u64());
     }
 
+    #[cfg(debug_assertions)]
+    fn token_of(&self, op: OpId) -> Option<u64> {
+        self.world.borrow().token_of(op.as_u64())
+    }
+
     fn refill(&mut self) -> usize {
         self.world.borrow_mut().refill()
     }

@@ -224,7 +224,7 @@ impl Socket {
     /// An operation goes on for nobody: cancelled, and what it still brings is dropped.
     fn orphan(&self, cx: &Cx<'_>, op: OpId) {
         self.orphaned.set(self.orphaned.get() + 1);
-        cx.base.cancel(op);
+        cx.shell().reg.cancel(cx.base, op);
     }
 
     /// Nobody reads any more, and nothing is said of the connection until it is closed.

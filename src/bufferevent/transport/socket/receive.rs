@@ -360,7 +360,7 @@ impl Socket {
             _ => return,
         };
         self.receiving.set(Receiving::Stopping { op, poll });
-        cx.base.cancel(op);
+        cx.shell().reg.cancel(cx.base, op);
     }
 }
 

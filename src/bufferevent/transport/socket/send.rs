@@ -169,7 +169,7 @@ impl Socket {
         }
         let waits_for_mark = cx.machine().is_above_low_mark(cx.shell().output_len());
         if waits_for_mark || self.is_timed(cx) {
-            cx.base.cancel(op);
+            cx.shell().reg.cancel(cx.base, op);
         }
     }
 
@@ -179,7 +179,7 @@ impl Socket {
             self.orphan(cx, op);
         }
         if let Some(op) = self.sending.get().op() {
-            cx.base.cancel(op);
+            cx.shell().reg.cancel(cx.base, op);
         }
     }
 

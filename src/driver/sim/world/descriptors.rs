@@ -36,6 +36,7 @@ impl World {
         let at = self.net.index(fd);
         let socket = &mut self.net.sockets[at];
         match option {
+            SocketOption::NonBlocking(_) => {}
             _ if socket.kind == Kind::Plain => return Err(Errno::NOTSOCK),
             SocketOption::ResetOnClose => socket.resets_on_close = true,
             SocketOption::NoDelay(_) if socket.kind == Kind::Unix => {

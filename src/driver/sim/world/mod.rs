@@ -166,6 +166,11 @@ impl World {
         OpId::from_u64(id)
     }
 
+    #[cfg(debug_assertions)]
+    pub(super) fn token_of(&self, id: u64) -> Option<u64> {
+        self.ops.get(&id).map(|entry| entry.token)
+    }
+
     pub(super) fn cancel(&mut self, id: u64) {
         self.note("cancel", &[id]);
         if !self.cancels.contains(&id) {
