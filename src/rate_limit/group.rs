@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::config::{RATE_LIMIT_MAX, RateLimitConfig};
-use super::lane::{Lane, Seat};
+use super::group_budget::{GroupBudget, Member};
 use super::port::{PortShared, PortTable};
 use super::{Direction, to_isize};
 
@@ -90,8 +90,8 @@ pub struct Resumed {
 
 #[derive(Debug)]
 struct Shared {
-    read: Lane,
-    write: Lane,
+    read: GroupBudget,
+    write: GroupBudget,
     admin: Mutex<Admin>,
 }
 
@@ -99,7 +99,7 @@ struct Shared {
 #[derive(Debug)]
 struct Admin {
     config: RateLimitConfig,
-    /// As asked for; the lanes know it clamped to the rates.
+    /// As asked for; the budgets know it clamped to the rates.
     min_share: usize,
     members: usize,
     freed: bool,
@@ -108,12 +108,12 @@ struct Admin {
 
 /// One bufferevent's place in a group. Dropping it leaves the group.
 #[derive(Debug)]
-pub(crate) struct Member {
+pub(crate) struct Membership {
     shared: Arc<Shared>,
     /// Keeps the port's id taken.
     _port: Arc<PortShared>,
-    read: Seat,
-    write: Seat,
+    read: Member,
+    write: Member,
 }
 
 impl Group {
@@ -123,8 +123,8 @@ impl Group {
     /// given to the group and its members must come from one clock, on whatever thread.
     pub fn new(config: &RateLimitConfig, seed: u64, now_ns: u64) -> Self {
         let shared = Shared {
-            read: Lane::new(config, Direction::Read, seed, now_ns),
-            write: Lane::new(config, Direction::Write, !seed, now_ns),
+            read: GroupBudget::new(config, Direction::Read, seed, now_ns),
+            write: GroupBudget::new(config, Direction::Write, !seed, now_ns),
             admin: Mutex::new(Admin {
                 config: *config,
                 min_share: DEFAULT_MIN_SHARE,
@@ -204,14 +204,16 @@ impl Group {
     /// Bytes that members may still move in this tick, those of operations in flight included
     /// (`bufferevent_rate_limit_group_get_read_limit`). Negative after more has moved than was there.
     pub fn limit(&self, direction: Direction, now_ns: u64) -> isize {
-        to_isize(self.shared.lane(direction).level(now_ns))
+        to_isize(self.shared.budget(direction).level(now_ns))
     }
 
     /// Takes bytes out of the budget (`bufferevent_rate_limit_group_decrement_read`). A negative
     /// number puts bytes in, even above the burst until the next refill, and members that wait
     /// go on.
     pub fn decrement(&self, direction: Direction, bytes: isize, now_ns: u64) {
-        self.shared.lane(direction).decrement(bytes as i64, now_ns);
+        self.shared
+            .budget(direction)
+            .decrement(bytes as i64, now_ns);
     }
 
     /// Bytes moved by members (`bufferevent_rate_limit_group_get_totals`).
@@ -279,8 +281,8 @@ impl Port {
     pub fn poll(&self, now_ns: u64, resumed: &mut Vec<Resumed>) {
         let woken = self.port.take_pending();
         for direction in [Direction::Read, Direction::Write] {
-            let lane = self.shared.lane(direction);
-            lane.poll(self.port.id(), woken, now_ns, |token| {
+            let budget = self.shared.budget(direction);
+            budget.poll(self.port.id(), woken, now_ns, |token| {
                 resumed.push(Resumed { token, direction })
             });
         }
@@ -316,13 +318,13 @@ impl Port {
         }
     }
 
-    pub(crate) fn join(&self, token: u64) -> Result<Member, GroupError> {
+    pub(crate) fn join(&self, token: u64) -> Result<Membership, GroupError> {
         let mut admin = self.shared.admin();
         if admin.freed {
             return Err(GroupError::Freed);
         }
         admin.members += 1;
-        Ok(Member {
+        Ok(Membership {
             shared: Arc::clone(&self.shared),
             _port: Arc::clone(&self.port),
             read: self.shared.read.join(self.port.id(), token),
@@ -337,16 +339,16 @@ impl Drop for Port {
     }
 }
 
-impl Member {
-    /// The lane of a direction and this member's record of it.
-    pub(crate) fn lane(&mut self, direction: Direction) -> (&Lane, &mut Seat) {
+impl Membership {
+    /// The budget of a direction and this member's record of it.
+    pub(crate) fn budget(&mut self, direction: Direction) -> (&GroupBudget, &mut Member) {
         match direction {
             Direction::Read => (&self.shared.read, &mut self.read),
             Direction::Write => (&self.shared.write, &mut self.write),
         }
     }
 
-    pub(crate) fn read_lane(&self) -> &Lane {
+    pub(crate) fn read_budget(&self) -> &GroupBudget {
         &self.shared.read
     }
 
@@ -357,7 +359,7 @@ impl Member {
     }
 }
 
-impl Drop for Member {
+impl Drop for Membership {
     fn drop(&mut self) {
         self.shared.read.leave(&mut self.read);
         self.shared.write.leave(&mut self.write);
@@ -366,7 +368,7 @@ impl Drop for Member {
 }
 
 impl Shared {
-    fn lane(&self, direction: Direction) -> &Lane {
+    fn budget(&self, direction: Direction) -> &GroupBudget {
         match direction {
             Direction::Read => &self.read,
             Direction::Write => &self.write,

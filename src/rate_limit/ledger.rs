@@ -1,4 +1,4 @@
-//! The shared budget of a group's lane: atomics only, so that whoever finds enough never locks.
+//! The shared budget of one direction of a group: atomics only, so that whoever finds enough never locks.
 //!
 //! `level + held[0] + held[1] + promised + idle` is what has not moved. A launch moves bytes from
 //! `level` to `held`, a completion moves back those that did not move. Each step is one atomic

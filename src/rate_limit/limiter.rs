@@ -2,8 +2,8 @@
 
 use super::bucket::Bucket;
 use super::config::RateLimitConfig;
-use super::group::{Group, GroupError, Member, Port};
-use super::lane::{Answer, Ask};
+use super::group::{Group, GroupError, Membership, Port};
+use super::group_budget::{Answer, Ask};
 use super::ledger::Taken;
 use super::{Direction, to_isize};
 
@@ -66,7 +66,7 @@ pub enum Suspension {
 #[derive(Debug, Default)]
 pub struct Limiter {
     own: Option<Own>,
-    member: Option<Member>,
+    membership: Option<Membership>,
     /// Count the buckets made and the groups joined, so that a grant of former ones is known.
     own_count: u16,
     group_count: u16,
@@ -123,7 +123,7 @@ impl Limiter {
 
     /// Whether this limits nothing and can be dropped.
     pub fn is_unlimited(&self) -> bool {
-        self.own.is_none() && self.member.is_none()
+        self.own.is_none() && self.membership.is_none()
     }
 
     /// Sets, changes or removes the bufferevent's own limits (`bufferevent_set_rate_limit`). The group
@@ -164,31 +164,31 @@ impl Limiter {
     /// # Errors
     /// [`GroupError::Freed`]; the limiter stays in the group where it was.
     pub fn join(&mut self, port: &Port, token: u64) -> Result<(), GroupError> {
-        let member = port.join(token)?;
+        let membership = port.join(token)?;
         self.group_count = self.group_count.wrapping_add(1);
-        self.member = Some(member);
+        self.membership = Some(membership);
         Ok(())
     }
 
     /// Leaves the group, if it is in one (`bufferevent_remove_from_rate_limit_group`). Launch again in
     /// both directions afterwards.
     pub fn leave(&mut self) {
-        self.member = None;
+        self.membership = None;
     }
 
     pub(crate) fn is_member(&self) -> bool {
-        self.member.is_some()
+        self.membership.is_some()
     }
 
     /// How many bytes its group lets an idle receive of each member hold; `None` without a group.
     pub(crate) fn idle_share(&self) -> Option<usize> {
-        let share = self.member.as_ref()?.read_lane().idle_share();
+        let share = self.membership.as_ref()?.read_budget().idle_share();
         Some(usize::try_from(share).unwrap_or(0))
     }
 
     /// The group it is in.
     pub fn group(&self) -> Option<Group> {
-        self.member.as_ref().map(Member::group)
+        self.membership.as_ref().map(Membership::group)
     }
 
     /// Asks for budget for one operation, and charges it.
@@ -219,13 +219,13 @@ impl Limiter {
             self.stop(direction);
             return Launch::Granted(grant);
         }
-        if let Some(member) = &mut self.member {
-            let (lane, seat) = member.lane(direction);
+        if let Some(membership) = &mut self.membership {
+            let (budget, member) = membership.budget(direction);
             let ask = Ask {
                 bytes,
                 ready: demand.ready,
             };
-            match lane.launch(seat, ask, now_ns) {
+            match budget.launch(member, ask, now_ns) {
                 Answer::Granted(taken) => {
                     (grant.taken, grant.group) = (taken, Some(self.group_count));
                 }
@@ -256,12 +256,12 @@ impl Limiter {
             bucket.settle(if own_is_current { grant.taken.bytes } else { 0 }, moved);
         }
         let group_is_current = grant.group == Some(self.group_count);
-        if let Some(member) = &mut self.member {
-            let (lane, seat) = member.lane(direction);
+        if let Some(membership) = &mut self.membership {
+            let (budget, member) = membership.budget(direction);
             if group_is_current {
-                lane.complete(seat, grant.taken, moved, now_ns);
+                budget.complete(member, grant.taken, moved, now_ns);
             } else {
-                lane.charge(moved, now_ns);
+                budget.charge(moved, now_ns);
             }
         }
     }
@@ -290,9 +290,9 @@ impl Limiter {
     ///
     /// Cheap, and harmless when nothing was set aside.
     pub fn stop(&mut self, direction: Direction) {
-        if let Some(member) = &mut self.member {
-            let (lane, seat) = member.lane(direction);
-            lane.stop(seat);
+        if let Some(membership) = &mut self.membership {
+            let (budget, member) = membership.budget(direction);
+            budget.stop(member);
         }
     }
 
@@ -309,9 +309,9 @@ impl Limiter {
         let own = self
             .bucket(direction)
             .map_or(i64::MAX, |bucket| bucket.available(now_ns));
-        let group = self.member.as_mut().map_or(i64::MAX, |member| {
-            let (lane, seat) = member.lane(direction);
-            lane.share_of(seat, now_ns)
+        let group = self.membership.as_mut().map_or(i64::MAX, |membership| {
+            let (budget, member) = membership.budget(direction);
+            budget.share_of(member, now_ns)
         });
         to_isize(own.min(group).max(0))
     }
@@ -343,8 +343,8 @@ impl Limiter {
         {
             return Some(bucket.resumes_at());
         }
-        let (lane, seat) = self.member.as_mut()?.lane(direction);
-        lane.held_up_until(seat)
+        let (budget, member) = self.membership.as_mut()?.budget(direction);
+        budget.held_up_until(member)
     }
 
     fn bucket(&mut self, direction: Direction) -> Option<&mut Bucket> {

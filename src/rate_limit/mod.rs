@@ -81,7 +81,7 @@
 mod bucket;
 mod config;
 mod group;
-mod lane;
+mod group_budget;
 mod ledger;
 mod limiter;
 mod port;

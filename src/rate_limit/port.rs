@@ -72,7 +72,7 @@ impl PortTable {
     }
 }
 
-/// The ports to wake once a lane's lock is free: a hook may do anything, the lock is not for it.
+/// The ports to wake once a budget's lock is free: a hook may do anything, the lock is not for it.
 #[derive(Debug, Default)]
 pub(crate) struct Wakes {
     ports: Vec<Arc<PortShared>>,

@@ -11,7 +11,7 @@ use slab::Slab;
 /// No node: the end of a list.
 const NIL: usize = usize::MAX;
 
-/// The members of one lane and their order.
+/// The members of one direction of a group and their order.
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
     nodes: Slab<Node>,

@@ -223,7 +223,7 @@ impl Scenario {
         }
         self.watch(|watch, _| watch.look_again());
         let (why, until) = self.standing_still(base);
-        self.world.borrow_mut().reproach(why, until);
+        self.world.borrow_mut().expect_awake(why, until);
     }
 
     /// Who stands still without a reason, and when the first of the others may go on.

@@ -46,7 +46,7 @@ pub(crate) struct World {
     moves: Option<Vec<Move>>,
     /// What whoever watches holds against a loop that goes to sleep now, and the latest moment at
     /// which it is to be awake.
-    reproach: Option<(String, u64)>,
+    expect_awake: Option<(String, u64)>,
 }
 
 /// Bytes that an operation moved.
@@ -101,7 +101,7 @@ impl World {
             idle_enters: 0,
             counters: RingCounters::default(),
             moves: None,
-            reproach: None,
+            expect_awake: None,
         }
     }
 
@@ -117,8 +117,8 @@ impl World {
 
     /// Unless the next enter only polls: it must not sleep at all (`why` is not empty), or not
     /// longer than until then.
-    pub(crate) fn reproach(&mut self, why: String, until: u64) {
-        self.reproach = Some((why, until));
+    pub(crate) fn expect_awake(&mut self, why: String, until: u64) {
+        self.expect_awake = Some((why, until));
     }
 
     /// From now on all is well, and everything that can move shall.
@@ -200,7 +200,7 @@ impl World {
             "the scenario does not end"
         );
         self.reaped = 0;
-        let reproach = self.reproach.take();
+        let expected = self.expect_awake.take();
         if self.dice.permille(self.faults.early) {
             // EBUSY: nothing was taken. The clock goes on all the same.
             self.now += self.dice.range(0..1000);
@@ -217,7 +217,7 @@ impl World {
             return;
         };
         let limit = limit.map(|limit| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX));
-        if let Some((why, until)) = reproach {
+        if let Some((why, until)) = expected {
             assert!(why.is_empty(), "the loop sleeps while {why}");
             let awake = self.now.saturating_add(limit.unwrap_or(u64::MAX));
             assert!(awake <= until, "it sleeps until {awake}, not {until}");
