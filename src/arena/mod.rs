@@ -33,6 +33,7 @@ mod block;
 mod budget;
 mod chain;
 mod config;
+mod header;
 mod map;
 mod piece;
 mod pool;

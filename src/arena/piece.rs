@@ -1,6 +1,7 @@
 //! An immutable range of bytes, shared by reference counting.
 
-use super::block::{self, Block, Header, Kind, release};
+use super::block::Block;
+use super::header::{self, Header, Kind, release};
 use bytes::Bytes;
 use std::fmt;
 use std::ops::{Bound, Deref, RangeBounds};
@@ -248,7 +249,7 @@ impl From<Bytes> for Piece {
             return Piece::new();
         }
         let len = bytes.len();
-        let header = block::new_foreign(bytes);
+        let header = header::new_foreign(bytes);
         // SAFETY: the `Bytes` in the header keeps its range alive, initialised and immutable.
         unsafe { Piece::from_raw(header.as_ref().data(), len, header) }
     }
@@ -283,7 +284,7 @@ impl From<Piece> for Bytes {
             }),
             Some(header) if piece.header().is_some_and(|h| h.kind() == Kind::Foreign) => {
                 // SAFETY: just checked to be Foreign; `piece` holds a reference meanwhile.
-                let bytes = unsafe { block::foreign_bytes(header) };
+                let bytes = unsafe { header::foreign_bytes(header) };
                 bytes.slice_ref(&piece)
             }
             Some(_) => Bytes::from_owner(piece),

@@ -1,7 +1,7 @@
 //! A slot: a part of an arena that one holder may write.
 
 use super::CHUNK_BYTES;
-use super::block::{Header, Kind, release};
+use super::header::{Header, Kind, release};
 use super::piece::Piece;
 use std::fmt;
 use std::ptr::NonNull;

@@ -1,8 +1,8 @@
 //! The arena: chunks of mapped memory, the slots cut from them, and their pool.
 
-use super::block::Header;
 use super::budget::Budget;
 use super::config::{ArenaConfig, ArenaError, ArenaStats, CHUNK_BYTES, MIN_SLOT_BYTES};
+use super::header::Header;
 use super::map::Mapping;
 use super::pool;
 use super::slot::Slot;
