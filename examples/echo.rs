@@ -1,13 +1,12 @@
 //! An echo server in a page: `cargo run --release --example echo -- 127.0.0.1:7000`.
 
 use evring::{
-    Addr, BufferEvent, Callbacks, EventBase, Events, Interest, ListenOptions, Listener, Options,
-    SpinPolicy,
+    BufferEvent, Callbacks, EventBase, Interest, ListenOptions, Listener, Options, SpinPolicy,
 };
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
-    let addr: Addr = args.next().as_deref().unwrap_or("127.0.0.1:7000").parse()?;
+    let addr = args.next().as_deref().unwrap_or("127.0.0.1:7000").parse()?;
     let spin = match args.next().as_deref() {
         Some("spin") => SpinPolicy::Always,
         _ => SpinPolicy::None,
@@ -22,7 +21,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     })?;
     for signum in [libc::SIGINT, libc::SIGTERM] {
         base.signal(signum, |signal| {
-            signal.base().map_or((), |base| base.stop())
+            if let Ok(base) = signal.base() {
+                base.stop();
+            }
         })?;
     }
     println!("listening on {}", listener.local_addr()?);
@@ -31,22 +32,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn echo(base: &EventBase, fd: std::os::fd::OwnedFd) -> Result<(), evring::Error> {
-    let bev = BufferEvent::socket(base, Some(fd), Options::CLOSE_ON_FREE)?;
+    let bev = BufferEvent::socket(base, Some(fd), Options::CLOSE_ON_FREE)?.free_on_drop();
     bev.set_callbacks(
         Callbacks::new()
-            .on_read(|bev| {
-                // What came in goes out, by reference.
-                if bev.transfer_to(bev).is_err() {
-                    bev.free();
-                }
-            })
-            .on_event(|bev, events| {
-                if events.contains(Events::EOF) {
-                    let _freed = bev.close_after_flush(None, |_end| {});
-                } else {
-                    bev.free();
-                }
-            }),
+            // What came in goes out, by reference.
+            .on_read(|bev| bev.transfer_to(bev))
+            // The stream ended or broke: sends what is left, then closes.
+            .on_event(|bev, _events| bev.close_after_flush(None, |_end| {})),
     )?;
-    bev.enable(Interest::READ)
+    bev.enable(Interest::READ)?;
+    bev.keep();
+    Ok(())
 }

@@ -5,8 +5,8 @@
 //! Python's `zlib.decompressobj`.
 
 use evring::{
-    Addr, BufferEvent, Callbacks, EvBuffer, EventBase, Events, Filter, FilterResult, FlushMode,
-    Interest, ListenOptions, Listener, Options,
+    Addr, BufferEvent, Callbacks, EvBuffer, EventBase, Filter, FilterResult, FlushMode, Interest,
+    ListenOptions, Listener, Options,
 };
 
 /// What is transformed at a time, in bytes.
@@ -36,24 +36,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 fn serve(base: &EventBase, fd: std::os::fd::OwnedFd) -> Result<(), evring::Error> {
     let socket = BufferEvent::socket(base, Some(fd), Options::CLOSE_ON_FREE)?;
-    let bev = BufferEvent::filter(&socket, Zlib::new(), Options::CLOSE_ON_FREE)?;
+    let bev = BufferEvent::filter(&socket, Zlib::new(), Options::CLOSE_ON_FREE)?.free_on_drop();
     bev.set_callbacks(
         Callbacks::new()
             .on_read(|bev| {
-                let echoed = bev.transfer_to(bev);
-                if echoed.is_err() || bev.flush(Interest::WRITE, FlushMode::Flush).is_err() {
-                    bev.free();
-                }
+                bev.transfer_to(bev)?;
+                bev.flush(Interest::WRITE, FlushMode::Flush)
             })
-            .on_event(|bev, events| {
-                if events.contains(Events::EOF) {
-                    let _freed = bev.close_after_flush(None, |_end| {});
-                } else {
-                    bev.free();
-                }
-            }),
+            .on_event(|bev, _events| bev.close_after_flush(None, |_end| {})),
     )?;
-    bev.enable(Interest::READ | Interest::WRITE)
+    bev.enable(Interest::READ | Interest::WRITE)?;
+    bev.keep();
+    Ok(())
 }
 
 /// A zlib stream each way.

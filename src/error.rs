@@ -2,7 +2,10 @@
 
 use std::{fmt, io};
 
-use crate::ring::SetupError;
+use crate::arena::ArenaError;
+use crate::evbuffer::BufferError;
+use crate::rate_limit::{ConfigError, GroupError, ParseRateError};
+use crate::ring::{SetupError, UnknownCap};
 use crate::sys::Errno;
 
 /// An error of a call into evring.
@@ -21,7 +24,7 @@ pub enum Error {
     Setup(#[from] SetupError),
     /// The arena of slots could not be made.
     #[error(transparent)]
-    Arena(#[from] crate::arena::ArenaError),
+    Arena(#[from] ArenaError),
     /// A system call was refused.
     #[error("{call}: {cause}")]
     Io {
@@ -61,10 +64,10 @@ pub enum Error {
     },
     /// A buffer refused the operation; nothing changed.
     #[error(transparent)]
-    Buffer(#[from] crate::evbuffer::BufferError),
+    Buffer(#[from] BufferError),
     /// A rate-limit group refused; nothing changed.
     #[error(transparent)]
-    Group(#[from] crate::rate_limit::GroupError),
+    Group(#[from] GroupError),
     /// The process forked: a child may not use its parent's base.
     #[error("this event base belongs to the process {parent}; make a new base after fork")]
     Forked {
@@ -79,11 +82,27 @@ impl From<std::convert::Infallible> for Error {
     }
 }
 
-impl fmt::Debug for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
+/// `{:?}` of an error is its text, for all errors of the library.
+macro_rules! debug_is_text {
+    ($($error:ty),+) => {$(
+        impl fmt::Debug for $error {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+    )+};
 }
+
+debug_is_text!(
+    Error,
+    SetupError,
+    UnknownCap,
+    ArenaError,
+    BufferError,
+    ConfigError,
+    GroupError,
+    ParseRateError
+);
 
 impl Error {
     pub(crate) fn io(call: impl Into<String>, cause: io::Error) -> Self {

@@ -11,24 +11,30 @@
 //! [`BufferEvent`] is one end of a connection. Both call closures back while the loop runs:
 //!
 //! ```
-//! use evring::{Addr, BufferEvent, Callbacks, EventBase, Events, Interest, ListenOptions, Listener, Options};
+//! use evring::{
+//!     BufferEvent, Callbacks, EventBase, Events, Interest, ListenOptions, Listener, Options,
+//! };
 //!
 //! # fn main() -> Result<(), evring::Error> {
 //! let base = EventBase::new()?;
 //!
 //! // A server that sends back what it receives, for one connection.
-//! let any_port: Addr = "127.0.0.1:0".parse()?;
+//! let any_port = "127.0.0.1:0".parse()?;
 //! let listener = Listener::bind(&base, &any_port, ListenOptions::default(), |listener, accepted| {
 //!     let echo = || {
-//!         let bev = BufferEvent::socket(&listener.base()?, Some(accepted.into_fd()), Options::CLOSE_ON_FREE)?;
+//!         let (base, fd) = (listener.base()?, accepted.into_fd());
+//!         let bev = BufferEvent::socket(&base, Some(fd), Options::CLOSE_ON_FREE)?;
+//!         let bev = bev.free_on_drop(); // should one of the next steps fail
 //!         bev.set_callbacks(
 //!             Callbacks::new()
-//!                 .on_read(|bev| drop(bev.transfer_to(bev))) // by reference: nothing is copied
-//!                 .on_event(|bev, _events| drop(bev.close_after_flush(None, |_end| {}))),
+//!                 .on_read(|bev| bev.transfer_to(bev)) // by reference: nothing is copied
+//!                 .on_event(|bev, _events| bev.close_after_flush(None, |_end| {})),
 //!         )?;
-//!         bev.enable(Interest::READ)
+//!         bev.enable(Interest::READ)?;
+//!         Ok(bev.keep())
 //!     };
-//!     if let Err(error) = echo() {
+//!     let echo: Result<BufferEvent, evring::Error> = echo();
+//!     if let Err(error) = echo {
 //!         eprintln!("{error}");
 //!     }
 //!     listener.close();

@@ -3,7 +3,10 @@
 use std::error::Error as _;
 use std::os::unix::net::UnixStream;
 
-use evring::ring::SetupError;
+use evring::arena::{Arena, ArenaConfig};
+use evring::evbuffer::EvBuffer;
+use evring::rate_limit::{RateLimitConfig, RateSpec};
+use evring::ring::{CapsMask, Ring, RingConfig, SetupError};
 use evring::{Addr, BufferEvent, Error, EventBase, ListenOptions, Listener, Options};
 
 /// The text of an error and of everything behind it, as those print it who walk the chain.
@@ -84,5 +87,30 @@ fn what_main_returns_reads_as_a_sentence() {
         assert_eq!(format!("{error:?}"), text);
         let boxed: Box<dyn std::error::Error> = error.into();
         assert_eq!(format!("{boxed:?}"), text);
+    }
+}
+
+/// Those that a program meets by themselves, from the parts of the library that work alone.
+#[test]
+fn the_errors_of_each_part_read_as_a_sentence_too() {
+    let mut frozen = EvBuffer::new();
+    frozen.freeze_end();
+    let sizes = RingConfig::default().entries(1 << 20);
+    let all: Vec<Box<dyn std::error::Error>> = vec![
+        frozen.add(b"x").expect_err("frozen").into(),
+        Arena::new(ArenaConfig::default().slot_size(1))
+            .expect_err("too small")
+            .into(),
+        Ring::new(&sizes).expect_err("too large").into(),
+        "no_such".parse::<CapsMask>().expect_err("no sign").into(),
+        RateLimitConfig::new(0, 1, 1, 1, None)
+            .expect_err("nothing moves")
+            .into(),
+        "fast".parse::<RateSpec>().expect_err("no number").into(),
+    ];
+    for error in all {
+        let text = error.to_string();
+        assert!(text.contains(' ') && !text.contains('\n'), "{text}");
+        assert_eq!(format!("{error:?}"), text);
     }
 }

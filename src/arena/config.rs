@@ -10,7 +10,6 @@ pub(super) const MIN_SLOT_BYTES: usize = 4096;
 
 /// Size and limit of an `Arena`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct ArenaConfig {
     /// Bytes of a slot: a power of two from 4 KiB to 2 MiB. Default 16 KiB.
     pub slot_size: usize,
@@ -44,7 +43,7 @@ impl ArenaConfig {
 }
 
 /// Why an arena could not be made.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ArenaError {
     /// The slot size is not a power of two from 4 KiB to 2 MiB.

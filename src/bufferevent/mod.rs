@@ -47,7 +47,7 @@ use transport::{Changed, End};
 /// [`Error::Freed`].
 ///
 /// ```
-/// use evring::{BufferEvent, Callbacks, EventBase, Events, Interest, Options};
+/// use evring::{BufferEvent, Callbacks, EventBase, Interest, Options};
 /// use std::io::{Read, Write};
 /// use std::os::unix::net::UnixStream;
 ///
@@ -57,12 +57,8 @@ use transport::{Changed, End};
 /// bev.set_callbacks(
 ///     Callbacks::new()
 ///         .on_read(|bev| bev.transfer_to(bev)) // what came in goes out: an echo
-///         .on_event(|bev, events| {
-///             if events.contains(Events::EOF) {
-///                 // Unlike free(), this sends what is buffered first.
-///                 bev.close_after_flush(None, |_end| {}).ok();
-///             }
-///         }),
+///         // The end of the stream: unlike free(), this sends what is buffered first.
+///         .on_event(|bev, _events| bev.close_after_flush(None, |_end| {})),
 /// )?;
 /// bev.enable(Interest::READ)?;
 ///

@@ -3,7 +3,7 @@
 use std::io;
 
 /// Why an operation on an [`EvBuffer`](super::EvBuffer) was refused. The buffer is as before.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum BufferError {
     /// The front is frozen: nothing may be drained or prepended (libevent: `evbuffer_freeze` at

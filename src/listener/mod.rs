@@ -61,8 +61,8 @@ impl Accepted {
 /// use evring::{Addr, EventBase, ListenOptions, Listener};
 ///
 /// let base = EventBase::new()?;
-/// let addr: Addr = "127.0.0.1:0".parse()?;
-/// let listener = Listener::bind(&base, &addr, ListenOptions::default(), |listener, accepted| {
+/// let at = "127.0.0.1:0".parse()?;
+/// let listener = Listener::bind(&base, &at, ListenOptions::default(), |listener, accepted| {
 ///     println!("connection from {:?}", accepted.peer_addr());
 ///     listener.close();
 /// })?;

@@ -40,7 +40,7 @@ pub enum Pacing {
 }
 
 /// Why a configuration was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// A rate of zero would stop the direction for good.

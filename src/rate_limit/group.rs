@@ -12,7 +12,7 @@ use super::{Direction, to_isize};
 pub const DEFAULT_MIN_SHARE: usize = 64;
 
 /// Why a group refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum GroupError {
     /// The group still has members.

@@ -29,7 +29,7 @@ pub struct RateSpec {
 }
 
 /// Why a text is not a rate.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParseRateError {
     /// No number where a size should start, or one with more than one point.

@@ -7,7 +7,7 @@ use std::fmt;
 use thiserror::Error;
 
 /// Why a ring could not be set up. Every message names the cause and the remedy.
-#[derive(Debug, Error)]
+#[derive(Error)]
 #[non_exhaustive]
 pub enum SetupError {
     /// The sysctl `kernel.io_uring_disabled` forbids io_uring.
@@ -110,7 +110,7 @@ impl From<UnknownCap> for SetupError {
 }
 
 /// A word in a [`CapsMask`](super::CapsMask) that is no known name with a sign.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct UnknownCap {
     pub(super) word: String,
 }

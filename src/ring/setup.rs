@@ -17,7 +17,6 @@ const CQ_FACTOR: u32 = 4;
 
 /// How large a ring is, and what it shall do without.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub struct RingConfig {
     /// Submission entries, rounded up to a power of two; 1024 by default, at most 32,768. When
     /// memory is short the ring settles for fewer, down to 64.
