@@ -542,7 +542,11 @@ impl BufferEvent {
 
     /// Bytes that wait to leave, here and in whatever it passes them on to.
     pub(crate) fn backlog(&self) -> usize {
-        self.down().map(|bev| bev.0.shell.output_len()).sum()
+        let here = self.0.shell.output_len();
+        match self.0.shell.follows() {
+            true => self.down().skip(1).fold(here, |all, bev| all + bev.0.shell.output_len()),
+            false => here,
+        }
     }
 
     /// Has the write callback called once [`backlog`](Self::backlog) is down to the low mark.
@@ -565,7 +569,10 @@ impl BufferEvent {
 
     /// The one that moves the bytes by itself.
     fn lowest(&self) -> &BufferEvent {
-        self.down().last().unwrap_or(self)
+        match self.0.shell.follows() {
+            true => self.down().last().unwrap_or(self),
+            false => self,
+        }
     }
 
     /// The error number that came with the last `ERROR` event.

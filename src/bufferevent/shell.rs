@@ -135,6 +135,11 @@ impl Shell {
         }
     }
 
+    /// Whether it moves its bytes over another bufferevent.
+    pub(super) fn follows(&self) -> bool {
+        self.nature.follows
+    }
+
     /// Whether it lives, and on this base.
     pub(super) fn is_on(&self, base: &EventBase) -> bool {
         !self.is_freed() && self.reg.is_on(base)
@@ -315,7 +320,7 @@ impl<'a> Cx<'a> {
                 why: "the sending direction was shut down",
             });
         }
-        if self.shell.nature.follows && self.transport.under().is_some_and(BufferEvent::is_freed) {
+        if self.shell.follows() && self.transport.under().is_some_and(BufferEvent::is_freed) {
             return Err(Error::Freed {
                 what: "bufferevent below the filter",
             });
@@ -382,6 +387,7 @@ impl<'a> Cx<'a> {
 
     /// The output was appended to: on with it. Pairs and filters move bytes at once, sockets by
     /// the end of the turn, so that writes of one turn leave in one operation.
+    #[inline]
     pub(super) fn output_grew(&self, was_empty: bool) {
         if was_empty {
             let now = self.now();
@@ -391,7 +397,14 @@ impl<'a> Cx<'a> {
     }
 
     /// The input's length or its mark changed by the user's hand: there may be room for more.
+    #[inline]
     pub(super) fn input_changed(&self) {
+        if self.machine().minds_input() {
+            self.input_moved();
+        }
+    }
+
+    fn input_moved(&self) {
         let input = self.shell().input_len();
         let resumed = self.machine_mut().handle_input_changed(input, self.now());
         if resumed {
@@ -477,8 +490,15 @@ impl<'a> Cx<'a> {
             return shell.nature.in_memory && !machine.is_timed() && !shell.reg.is_active();
         }
         // With I/O to begin before the loop waits, it comes here again after that.
-        shell.reg.is_dirty() && self.base.is_running()
-            || machine.reads_untimed() && !shell.looks_by_time.get()
+        if shell.reg.is_dirty() && self.base.is_running() {
+            return true;
+        }
+        if !machine.wants_read() || shell.looks_by_time.get() {
+            return false;
+        }
+        // It waits for its peer whatever happens to its output, and mostly the timer is set early
+        // enough.
+        !machine.is_timed() || !shell.reg.is_late_for(machine.deadline(shell.output_len()))
     }
 
     /// Brings the timer and the base's lists up to date.
@@ -496,10 +516,7 @@ impl<'a> Cx<'a> {
         }
         let output = shell.output_len();
         let rest = self.transport().rest(self, &mut machine, output);
-        let mut deadline = machine
-            .deadline(output)
-            .unwrap_or(u64::MAX)
-            .min(rest.look_at);
+        let mut deadline = machine.deadline(output).min(rest.look_at);
         drop(machine);
         if ending {
             deadline = deadline.min(shell.close_deadline());
@@ -743,6 +760,7 @@ impl<'a> Cx<'a> {
 struct Run<'a>(Cx<'a>);
 
 impl Drop for Run<'_> {
+    #[inline]
     fn drop(&mut self) {
         let shell = self.0.shell();
         shell.calling.set(None);

@@ -159,20 +159,16 @@ impl Machine {
         self.write_event_due && output == 0 && self.link == Link::Up
     }
 
-    /// Whether it does nothing but read, with no time-out set: whatever happens to the output, it
-    /// waits for its peer, and for no point in time.
-    pub(super) fn reads_untimed(&self) -> bool {
-        !self.is_timed() && self.wants_read()
-    }
-
-    /// When the earliest time-out is, if one runs.
-    pub(super) fn deadline(&self, output: usize) -> Option<u64> {
-        if !self.is_timed() {
-            return None;
+    /// When the earliest time-out is; `u64::MAX`: none runs.
+    pub(super) fn deadline(&self, output: usize) -> u64 {
+        let mut earliest = u64::MAX;
+        if self.reads_timed() {
+            earliest = self.rd.due();
         }
-        let read = self.reads_timed().then(|| self.rd.due());
-        let write = self.writes_timed(output).then(|| self.wr.due());
-        read.into_iter().chain(write).min()
+        if self.writes_timed(output) {
+            earliest = earliest.min(self.wr.due());
+        }
+        earliest
     }
 
     /// Takes the first stage of the callbacks that are due, of those after `last` in a run.
@@ -353,6 +349,12 @@ impl Machine {
     /// Bytes moved that no completion tells of: the write timer starts again.
     pub(super) fn handle_progress(&mut self, now: u64) {
         self.wr.since = now;
+    }
+
+    /// Whether the input's length is of any importance to it.
+    #[inline]
+    pub(super) fn minds_input(&self) -> bool {
+        self.full || self.rd.high != 0
     }
 
     /// The input's length changed by the user's hand. Says whether reading may go on that
