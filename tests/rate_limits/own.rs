@@ -35,12 +35,35 @@ fn rule_43_a_config_says_what_is_wrong_with_it() {
 
 #[test]
 fn rule_44_writes_keep_to_the_rate() {
+    keeps_to_the_rate(|bev| bev.write(&vec![1; TOTAL]).unwrap());
+}
+
+/// Read ahead of its sends, but sent no faster; alone, and with bytes in memory around it.
+#[test]
+fn rule_44_a_file_segment_keeps_to_the_rate() {
+    for around in [0, 1_000] {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&vec![1; TOTAL]).unwrap();
+        let len = TOTAL - 2 * around;
+        keeps_to_the_rate(move |bev| {
+            bev.write(&vec![1; around]).unwrap();
+            bev.output()
+                .with(|output| output.add_file(file, 0, Some(len as u64)))
+                .unwrap()
+                .unwrap();
+            bev.write(&vec![1; around]).unwrap();
+        });
+    }
+}
+
+/// What `write` appends, [`TOTAL`] bytes, arrives whole and takes its time.
+fn keeps_to_the_rate(write: impl FnOnce(&BufferEvent)) {
     let base = base();
     let (client, server) = tcp_pair();
     let bev = socket(&base, server);
     let began = base.clock_ns();
     bev.set_rate_limit(Some(&per_tick(RATE))).unwrap();
-    bev.write(&vec![1; TOTAL]).unwrap();
+    write(&bev);
     let received = sink(client);
     let ended = Rc::new(Cell::new(None));
     let end = ended.clone();
