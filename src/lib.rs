@@ -67,21 +67,21 @@
 //! # }
 //! ```
 //!
-//! Handles are cheap to clone and belong to the loop's thread. A callback may do anything: write, free
-//! its own bufferevent or another, change callbacks, stop the loop. What is asked of something that was freed is
-//! [`Error::Freed`], never a panic.
+//! Handles are cheap to clone and belong to the loop's thread. A callback may do anything: write,
+//! free its own bufferevent or another, change callbacks, stop the loop. What is asked of something
+//! that was freed is [`Error::Freed`], never a panic.
 //!
-//! Watermarks ([`BufferEvent::set_watermarks`]) bound the input and tell when output has drained; time-outs
-//! ([`BufferEvent::set_timeouts`]) watch for silence; rate limits ([`BufferEvent::set_rate_limit`]) bound what moves;
-//! [`relay()`] joins two bufferevents into a proxy;
-//! [`BufferEvent::pair`] and [`BufferEvent::filter`] build pipelines in memory. Other threads post work through [`Remote`]
-//! and [`RemoteBufferEvent`].
+//! Watermarks ([`BufferEvent::set_watermarks`]) bound the input and tell when output has drained;
+//! time-outs ([`BufferEvent::set_timeouts`]) watch for silence; rate limits
+//! ([`BufferEvent::set_rate_limit`]) bound what moves; [`relay()`] joins two bufferevents into a
+//! proxy; [`BufferEvent::pair`] and [`BufferEvent::filter`] build pipelines in memory. Other
+//! threads post work through [`Remote`] and [`RemoteBufferEvent`].
 //!
 //! # Modules
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`event_base`] | the loop: timers, signals, readiness of descriptors, posts from other threads |
+//! | [`event_base`] | the loop: timers, signals, readiness, posts from other threads |
 //! | [`bufferevent`] | sockets, pairs and filters with an input and an output buffer |
 //! | [`listener`], [`mod@relay`] | accepting connections; joining two bufferevents |
 //! | [`evbuffer`] | the buffer itself, of use without a base |
@@ -93,8 +93,9 @@
 //!
 //! # Platform
 //!
-//! Linux 6.1 or newer. What a newer kernel can do is found out and used; the environment variable `EVRING_CAPS` masks
-//! it. Where io_uring is forbidden, [`EventBase::new`] gives an error that names the cause and the remedy.
+//! Linux 6.1 or newer. What a newer kernel can do is found out and used; the environment variable
+//! `EVRING_CAPS` masks it. Where io_uring is forbidden, [`EventBase::new`] gives an error that
+//! names the cause and the remedy.
 #![deny(unsafe_code)]
 
 mod addr;
@@ -128,8 +129,8 @@ pub use listener::{Accepted, ListenOptions, Listener};
 pub use relay::{Relay, RelayEnd, RelayOptions, RelayReport, RelaySide, relay};
 pub use sys::Errno;
 
-/// Functions that take descriptors by number are the library's own: safe code could close with them what
-/// belongs to others.
+/// Functions that take descriptors by number are the library's own: safe code could close with them
+/// what belongs to others.
 ///
 /// ```compile_fail,E0603
 /// use evring::sys::net::close;

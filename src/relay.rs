@@ -33,7 +33,8 @@ pub struct RelayOptions {
 }
 
 impl Default for RelayOptions {
-    /// 1 MiB and 512 KiB a direction, no time-out. A peer that takes a stream as fast as it comes stops and goes with less.
+    /// 1 MiB and 512 KiB a direction, no time-out. A peer that takes a stream as fast as it comes
+    /// stops and goes with less.
     fn default() -> Self {
         RelayOptions {
             high: 1 << 20,
@@ -97,8 +98,8 @@ pub enum RelayEnd {
     },
     /// Neither direction moved a byte for the idle time-out, or a time-out of a bufferevent fired.
     TimedOut,
-    /// [`Relay::close_after_flush`] or [`Relay::free`] was called, the program freed one of the two,
-    /// or their base ended.
+    /// [`Relay::close_after_flush`] or [`Relay::free`] was called, the program freed one of the
+    /// two, or their base ended.
     Closed,
 }
 

@@ -9,7 +9,8 @@ static HELD: Mutex<Vec<Piece>> = Mutex::new(Vec::new());
 static RECORDS: AtomicUsize = AtomicUsize::new(0);
 static ARENA: Mutex<Option<Arena>> = Mutex::new(None);
 
-/// Drops pieces while it logs, as a log shipper does when its queue is full, and looks at the arena.
+/// Drops pieces while it logs, as a log shipper does when its queue is full, and looks at the
+/// arena.
 struct Shipper;
 
 impl log::Log for Shipper {

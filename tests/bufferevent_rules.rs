@@ -1,4 +1,5 @@
-//! The socket flavour, rule by rule: tests are named after the rules of the bufferevent's behaviour.
+//! The socket flavour, rule by rule: tests are named after the rules of the bufferevent's
+//! behaviour.
 
 use std::cell::{Cell, RefCell};
 use std::io::{Read, Write};

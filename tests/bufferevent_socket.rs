@@ -285,8 +285,8 @@ fn pipes_work_on_plain_reads_and_writes() {
     assert_clean(&base);
 }
 
-/// A stream that nothing bounds, of which much is there before each turn: after the first arm a completion of the
-/// kernel brings several slots.
+/// A stream that nothing bounds, of which much is there before each turn: after the first arm a
+/// completion of the kernel brings several slots.
 #[test]
 fn a_stream_in_bulk_fills_several_slots_at_a_time() {
     const BYTES: usize = 12 << 20;

@@ -282,7 +282,8 @@ fn the_turn_hook_sees_every_turn_but_the_last() {
 
 #[test]
 fn deferred_callbacks_that_go_on_forever_leave_the_kernel_its_turn() {
-    // Each queues the next, without end: timers, other threads' posts and completions get through all the same.
+    // Each queues the next, without end: timers, other threads' posts and completions get through
+    // all the same.
     fn again(base: &EventBase, count: Rc<Cell<u32>>) {
         count.set(count.get() + 1);
         base.defer(move |base| again(base, count));

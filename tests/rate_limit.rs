@@ -590,11 +590,15 @@ fn steps() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => (member.clone(), 0..100_000usize, any::<bool>(), any::<bool>())
             .prop_map(|(member, bytes, ready, write)| Step::Launch { member, bytes, ready, write }),
-        6 => (any::<usize>(), 0..=100u64).prop_map(|(pick, percent)| Step::Complete { pick, percent }),
-        1 => (member.clone(), any::<bool>()).prop_map(|(member, write)| Step::Stop { member, write }),
-        1 => (member.clone(), group.clone()).prop_map(|(member, group)| Step::Join { member, group }),
+        6 => (any::<usize>(), 0..=100u64)
+            .prop_map(|(pick, percent)| Step::Complete { pick, percent }),
+        1 => (member.clone(), any::<bool>())
+            .prop_map(|(member, write)| Step::Stop { member, write }),
+        1 => (member.clone(), group.clone())
+            .prop_map(|(member, group)| Step::Join { member, group }),
         1 => member.clone().prop_map(|member| Step::Leave { member }),
-        1 => (member, prop::option::of(1..50_000usize)).prop_map(|(member, rate)| Step::SetOwn { member, rate }),
+        1 => (member, prop::option::of(1..50_000usize))
+            .prop_map(|(member, rate)| Step::SetOwn { member, rate }),
         1 => (group.clone(), 1..50_000usize, any::<bool>())
             .prop_map(|(group, rate, paced)| Step::SetGroup { group, rate, paced }),
         1 => (group.clone(), any::<bool>(), -200_000..200_000i32)
@@ -622,7 +626,8 @@ proptest! {
     #[test]
     fn every_suspended_member_wakes(steps in prop::collection::vec(steps(), 1..150)) {
         let mut now = 1_000_000u64;
-        let groups: Vec<_> = (0..2).map(|seed| Group::new(&config(10_000, 20_000), seed, now)).collect();
+        let group = |seed| Group::new(&config(10_000, 20_000), seed, now);
+        let groups: Vec<_> = (0..2).map(group).collect();
         let ports: Vec<_> = (0..4).map(|port| groups[port / 2].attach(|| ())).collect();
         let mut members: Vec<_> = (0..6).map(|_| Limiter::new()).collect();
         let mut waiting = [[false; 2]; 6];
@@ -640,8 +645,12 @@ proptest! {
                             prop_assert!(grant.bytes() > 0 || bytes == 0);
                             flying.push((member, write, grant));
                         }
-                        Launch::Suspended(Suspension::Group { .. }) => waiting[member][usize::from(write)] = true,
-                        Launch::Suspended(Suspension::Own { until_ns }) => prop_assert!(until_ns > now),
+                        Launch::Suspended(Suspension::Group { .. }) => {
+                            waiting[member][usize::from(write)] = true;
+                        }
+                        Launch::Suspended(Suspension::Own { until_ns }) => {
+                            prop_assert!(until_ns > now);
+                        }
                         Launch::AwaitReadable => prop_assert!(!demand.ready),
                     }
                 }
@@ -664,11 +673,13 @@ proptest! {
                     waiting[member] = [false; 2];
                 }
                 Step::SetOwn { member, rate } => {
-                    members[member].set_config(rate.map(|rate| config(rate, rate * 2)).as_ref(), now);
+                    let config = rate.map(|rate| config(rate, rate * 2));
+                    members[member].set_config(config.as_ref(), now);
                 }
                 Step::SetGroup { group, rate, paced } => {
                     let pacing = if paced { Pacing::SubTick } else { Pacing::Tick };
-                    groups[group].set_config(&config(rate, rate + rate / 2).with_pacing(pacing), now);
+                    let config = config(rate, rate + rate / 2).with_pacing(pacing);
+                    groups[group].set_config(&config, now);
                 }
                 Step::Decrement { group, write, bytes } => {
                     groups[group].decrement(direction(write), bytes as isize, now);
@@ -726,7 +737,8 @@ proptest! {
             let full = now + 1_000_000 * SECOND;
             group.set_config(&group.config().with_pacing(Pacing::Tick), now);
             for direction in [Direction::Read, Direction::Write] {
-                prop_assert_eq!(group.limit(direction, full), group.config().burst(direction) as isize);
+                let burst = group.config().burst(direction) as isize;
+                prop_assert_eq!(group.limit(direction, full), burst);
             }
             prop_assert_eq!(group.free(), Ok(()));
         }

@@ -327,7 +327,8 @@ fn a_callback_that_panicked_was_never_called_again() {
     theirs.write_all(b"x").expect("written");
     let run = std::panic::AssertUnwindSafe(|| base.run());
     assert!(std::panic::catch_unwind(run).is_err());
-    // Whoever catches the panic may go on: the handler is in its place again, the bufferevent not stuck in a call.
+    // Whoever catches the panic may go on: the handler is in its place again, the bufferevent not
+    // stuck in a call.
     theirs.write_all(b"y").expect("written");
     base.stop_after(Duration::from_secs(10));
     base.run().expect("a run");

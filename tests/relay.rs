@@ -459,7 +459,8 @@ fn a_pair_and_a_socket_relay_as_well() {
 fn a_relay_that_ends_without_a_deadline_can_be_given_one() {
     const SENT: usize = 24 << 20;
     let base = EventBase::new().unwrap();
-    // All of it is received, and more than the kernel takes for a peer who does not read waits to be sent.
+    // All of it is received, and more than the kernel takes for a peer who does not read waits to
+    // be sent.
     let (mut left, right, relay, report) = joined(&base, RelayOptions::default().high(2 * SENT));
     right.shutdown(std::net::Shutdown::Write).unwrap();
     let remote = base.remote().unwrap();

@@ -1,5 +1,5 @@
-//! What a message costs a ring in steady state: no allocation, and no more system calls than a hand-written
-//! loop makes.
+//! What a message costs a ring in steady state: no allocation, and no more system calls than a
+//! hand-written loop makes.
 
 use evring::arena::{Arena, ArenaConfig, Piece};
 use evring::ring::{Op, Ring, RingConfig, Wait};

@@ -1,7 +1,7 @@
 //! What a ring says, and does, where io_uring is forbidden or its memory is short.
 //!
-//! Each case spoils a process for good, so that it runs in a child: this test binary again, with its part
-//! named in an environment variable.
+//! Each case spoils a process for good, so that it runs in a child: this test binary again, with
+//! its part named in an environment variable.
 
 use evring::arena::{Arena, ArenaConfig};
 use evring::ring::{Cap, Op, Ring, RingConfig, SetupError, Wait};

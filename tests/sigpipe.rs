@@ -129,7 +129,8 @@ fn a_sigpipe_that_waited_before_is_kept() {
     assert!(status.success(), "{status}");
 }
 
-/// Writes of a ring: to a pipe that is closed already, and to one that closes while the write waits.
+/// Writes of a ring: to a pipe that is closed already, and to one that closes while the write
+/// waits.
 #[test]
 fn a_rings_writes_raise_no_sigpipe() {
     if is_child() {
@@ -143,7 +144,8 @@ fn a_rings_writes_raise_no_sigpipe() {
             let close = || drop(reader);
             assert_eq!(broken_write(&mut ring, &writer, pieces, close), libc::EPIPE);
         }
-        // Where task work runs at any return from the kernel the mask goes back with the next enter.
+        // Where task work runs at any return from the kernel the mask goes back with the next
+        // enter.
         ring.push(0, Op::Nop);
         ring.enter(Wait::Poll).expect("a ring");
         assert_eq!(mask_and_pending(), (false, false), "all is as it was");

@@ -133,8 +133,8 @@ fn a_slot_that_another_thread_drops_wakes_the_loop() {
     let base = small_base();
     let (far, fd) = tcp_pair();
     let bev = adopt(&base, fd);
-    // All that is received goes to another thread, which keeps it until no more comes: every slot is out then, and
-    // nothing else would wake the loop.
+    // All that is received goes to another thread, which keeps it until no more comes: every slot
+    // is out then, and nothing else would wake the loop.
     let (keep, kept) = std::sync::mpsc::channel::<evring::EvBuffer>();
     let keeper = thread::spawn(move || {
         let mut hoard = Vec::new();

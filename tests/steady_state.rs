@@ -1,4 +1,5 @@
-//! What a proxied message costs in user space once everything is warm: no allocation, no copied byte.
+//! What a proxied message costs in user space once everything is warm: no allocation, no copied
+//! byte.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -45,8 +46,8 @@ fn calls() -> u64 {
     CALLS.with(Cell::get)
 }
 
-/// Sends messages of each size around and around, stopping the loop after each batch; gives what the
-/// loop's thread allocated and copied while the later batches ran.
+/// Sends messages of each size around and around, stopping the loop after each batch; gives what
+/// the loop's thread allocated and copied while the later batches ran.
 fn measure(base: &EventBase, mut client: TcpStream, size: usize) -> (u64, u64) {
     const BATCHES: usize = 6;
     const EACH: usize = 300;

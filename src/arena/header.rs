@@ -17,8 +17,8 @@ pub(super) enum Kind {
     Pooled,
     /// A heap block of an exact size, not pooled.
     Exact,
-    /// A heap block that is charged to an arena; `index` is its class, or [`NO_CLASS`] for one of an
-    /// exact size, and `arena` its arena, with a weak count.
+    /// A heap block that is charged to an arena; `index` is its class, or [`NO_CLASS`] for one of
+    /// an exact size, and `arena` its arena, with a weak count.
     Charged,
     /// A slot of an arena; `index` is its number, `arena` its arena.
     Slot,
@@ -260,7 +260,8 @@ fn exact_layout(capacity: usize) -> Option<Layout> {
 }
 
 /// A fresh block for a copy of `n` bytes out of `origin`'s memory, charged to the arena that it
-/// belongs to; plain where that is none, or gone. It fits tightly: it may have room for only a part.
+/// belongs to; plain where that is none, or gone. It fits tightly: it may have room for only a
+/// part.
 pub(super) fn new_copy(origin: Option<&Header>, n: usize) -> NonNull<Header> {
     let header = new_pooled(pool::tight_class(n));
     charge(header, origin);

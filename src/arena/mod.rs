@@ -13,8 +13,9 @@
 //!   Chain<T>   singly linked list on pooled nodes; appending one chain to another is O(1)
 //! ```
 //!
-//! Everything here is `Send` and `Sync` where that makes sense; nothing depends on a ring or a base.
-//! A piece keeps its slot, and the slot its arena, so a buffer that outlives its base stays valid.
+//! Everything here is `Send` and `Sync` where that makes sense; nothing depends on a ring or a
+//! base. A piece keeps its slot, and the slot its arena, so a buffer that outlives its base stays
+//! valid.
 //!
 //! # Rules of ownership inside a block
 //!
@@ -22,8 +23,8 @@
 //!
 //! - **M1** A block's header lives until its reference count falls to zero; each `Block`, `Piece`,
 //!   `Segment` and `Slot` holds exactly one reference.
-//! - **M2** Every byte of a block is initialised from the day it is allocated (zeroed or mapped), so
-//!   exposing bytes that nobody wrote is harmless to memory safety.
+//! - **M2** Every byte of a block is initialised from the day it is allocated (zeroed or mapped),
+//!   so exposing bytes that nobody wrote is harmless to memory safety.
 //! - **M3** The bytes of a block are divided into ranges: ranges that pieces read (never written
 //!   again while anyone else can see them), and at most one room, owned by exactly one segment or
 //!   slot, which alone may write it. Only a sole reference may take back what was drained.

@@ -35,7 +35,8 @@ pub(super) const NODE_BYTES: usize = 64;
 pub(super) const FOREIGN_BYTES: usize = 96;
 
 /// How many free objects a thread keeps of each class: half a MiB of each small block class, 1 MiB
-/// of each middle one, 5 MiB of the largest (one full 4 MiB burst of 64 KiB appends and some slack).
+/// of each middle one, 5 MiB of the largest (one full 4 MiB burst of 64 KiB appends and some
+/// slack).
 #[cfg(not(any(miri, evring_no_pool)))]
 const KEEP: [u32; CLASSES] = [
     1024, 512, 256, 256, 128, 64, 32, 80, 4096, 1024, 4096, 1024, 512,

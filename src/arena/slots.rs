@@ -380,7 +380,8 @@ impl fmt::Debug for Arena {
 }
 
 impl Shared {
-    /// The calling thread gave something back: if it is not the taker's, wakes the taker that waits.
+    /// The calling thread gave something back: if it is not the taker's, wakes the taker that
+    /// waits.
     pub(super) fn wake_from_elsewhere(&self) {
         if self.taker.load(Ordering::Relaxed) != thread_token() {
             self.wake();

@@ -1,5 +1,5 @@
-//! What a user can do to a bufferevent beyond reading, writing and enabling: trigger callbacks, give it
-//! another descriptor, base or priority, bound its operations.
+//! What a user can do to a bufferevent beyond reading, writing and enabling: trigger callbacks,
+//! give it another descriptor, base or priority, bound its operations.
 
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::rc::Rc;
@@ -13,8 +13,8 @@ use crate::error::Error;
 use crate::event_base::{EventBase, Interest};
 
 impl BufferEvent {
-    /// Runs the read or write callback as if bytes had moved (`bufferevent_trigger`): each only if its buffer is past the
-    /// low mark, unless the options say to ignore the marks.
+    /// Runs the read or write callback as if bytes had moved (`bufferevent_trigger`): each only if
+    /// its buffer is past the low mark, unless the options say to ignore the marks.
     ///
     /// Inside a callback of the same bufferevent it runs afterwards.
     ///
@@ -33,7 +33,8 @@ impl BufferEvent {
         })
     }
 
-    /// Runs the event callback with the given flags (`bufferevent_trigger_event`). Nothing else of the bufferevent changes.
+    /// Runs the event callback with the given flags (`bufferevent_trigger_event`). Nothing else of
+    /// the bufferevent changes.
     ///
     /// # Errors
     /// [`Error::Freed`].
@@ -98,8 +99,8 @@ impl BufferEvent {
     /// Moves it to another base (`bufferevent_base_set`). It stays in its rate-limit group.
     ///
     /// # Errors
-    /// [`Error::Invalid`], and no change, for pairs and filters, or while anything is in flight: disable it and let the loop
-    /// turn first.
+    /// [`Error::Invalid`], and no change, for pairs and filters, or while anything is in flight:
+    /// disable it and let the loop turn first.
     pub fn set_base(&self, base: &EventBase) -> Result<(), Error> {
         let old = self.live()?;
         let shell = &self.0.shell;
@@ -124,8 +125,8 @@ impl BufferEvent {
         Ok(())
     }
 
-    /// Sets which queue its callbacks run from; 0 is the most urgent (`bufferevent_priority_set`). The default is the middle
-    /// one of the base's.
+    /// Sets which queue its callbacks run from; 0 is the most urgent (`bufferevent_priority_set`).
+    /// The default is the middle one of the base's.
     ///
     /// # Errors
     /// [`Error::Invalid`] for pairs and filters, or beyond the base's priorities.
@@ -163,7 +164,8 @@ impl BufferEvent {
         })
     }
 
-    /// Bounds what one send takes, in bytes; 0 is the default, 1 MiB (`bufferevent_set_max_single_write`).
+    /// Bounds what one send takes, in bytes; 0 is the default, 1 MiB
+    /// (`bufferevent_set_max_single_write`).
     ///
     /// # Errors
     /// [`Error::Freed`]; [`Error::Invalid`] for pairs and filters.

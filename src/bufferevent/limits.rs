@@ -10,11 +10,12 @@ use crate::error::Error;
 use crate::rate_limit::{Direction, Group, RATE_LIMIT_MAX, RateLimitConfig};
 
 impl BufferEvent {
-    /// Sets, changes or removes the bufferevent's own limits (`bufferevent_set_rate_limit`); a group's
-    /// stay.
+    /// Sets, changes or removes the bufferevent's own limits (`bufferevent_set_rate_limit`); a
+    /// group's stay.
     ///
     /// New buckets start with one tick's rate; existing ones keep their level, clipped to the new
-    /// burst. What is in flight counts. A direction that was suspended goes on as soon as the new limits allow.
+    /// burst. What is in flight counts. A direction that was suspended goes on as soon as the new
+    /// limits allow.
     ///
     /// ```
     /// use evring::rate_limit::{RATE_LIMIT_MAX, RateLimitConfig};
@@ -53,8 +54,8 @@ impl BufferEvent {
         limits.as_ref()?.limiter.config().copied()
     }
 
-    /// Makes it a member of `group` (`bufferevent_add_to_rate_limit_group`), after it has left the group
-    /// that it was in. Its own limits stay.
+    /// Makes it a member of `group` (`bufferevent_add_to_rate_limit_group`), after it has left the
+    /// group that it was in. Its own limits stay.
     ///
     /// # Errors
     /// As [`set_rate_limit`](Self::set_rate_limit); [`Error::Group`] when the group was freed;
@@ -71,7 +72,8 @@ impl BufferEvent {
         })
     }
 
-    /// Takes it out of its group (`bufferevent_remove_from_rate_limit_group`). Nothing happens if it is in none.
+    /// Takes it out of its group (`bufferevent_remove_from_rate_limit_group`). Nothing happens if
+    /// it is in none.
     ///
     /// # Errors
     /// As [`set_rate_limit`](Self::set_rate_limit).
@@ -93,8 +95,8 @@ impl BufferEvent {
         self.limits()?.borrow().as_ref()?.limiter.group()
     }
 
-    /// Bytes in the own read bucket (`bufferevent_get_read_limit`): `isize::MAX` without own limits, negative
-    /// after more was read than was there. The group is not looked at.
+    /// Bytes in the own read bucket (`bufferevent_get_read_limit`): `isize::MAX` without own
+    /// limits, negative after more was read than was there. The group is not looked at.
     ///
     /// # Errors
     /// As [`set_rate_limit`](Self::set_rate_limit).
@@ -102,7 +104,8 @@ impl BufferEvent {
         self.limit(Direction::Read)
     }
 
-    /// Bytes in the own write bucket (`bufferevent_get_write_limit`); see [`read_limit`](Self::read_limit).
+    /// Bytes in the own write bucket (`bufferevent_get_write_limit`); see
+    /// [`read_limit`](Self::read_limit).
     ///
     /// # Errors
     /// As [`set_rate_limit`](Self::set_rate_limit).
@@ -110,9 +113,9 @@ impl BufferEvent {
         self.limit(Direction::Write)
     }
 
-    /// The most bytes that limits let be read now, the group's included (`bufferevent_get_max_to_read`);
-    /// [`RATE_LIMIT_MAX`] without any, 0 while they suspend reading. Not more than
-    /// [`max_single`](Self::max_single) either, if that was set.
+    /// The most bytes that limits let be read now, the group's included
+    /// (`bufferevent_get_max_to_read`); [`RATE_LIMIT_MAX`] without any, 0 while they suspend
+    /// reading. Not more than [`max_single`](Self::max_single) either, if that was set.
     ///
     /// # Errors
     /// As [`set_rate_limit`](Self::set_rate_limit).
@@ -129,8 +132,9 @@ impl BufferEvent {
         self.max_to_move(Direction::Write)
     }
 
-    /// Takes bytes out of the own read bucket at once (`bufferevent_decrement_read_limit`); a negative number puts
-    /// bytes in, even above the burst until the next tick. Reading is suspended or goes on accordingly.
+    /// Takes bytes out of the own read bucket at once (`bufferevent_decrement_read_limit`); a
+    /// negative number puts bytes in, even above the burst until the next tick. Reading is
+    /// suspended or goes on accordingly.
     ///
     /// Without own limits it does nothing. The group is not touched.
     ///
@@ -140,8 +144,8 @@ impl BufferEvent {
         self.decrement(Direction::Read, bytes)
     }
 
-    /// The same for the write bucket (`bufferevent_decrement_write_limit`). What the kernel has begun to send
-    /// is sent.
+    /// The same for the write bucket (`bufferevent_decrement_write_limit`). What the kernel has
+    /// begun to send is sent.
     ///
     /// # Errors
     /// As [`set_rate_limit`](Self::set_rate_limit).

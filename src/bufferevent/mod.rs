@@ -42,9 +42,9 @@ use transport::{Changed, End};
 /// An input buffer and an output buffer that the kernel fills and drains, with callbacks
 /// (`struct bufferevent`).
 ///
-/// A cheap handle. The bufferevent itself lives from its creation until [`free`](Self::free) or the end of
-/// its base, whether or not a handle is kept; what is asked of it afterwards is answered with
-/// [`Error::Freed`].
+/// A cheap handle. The bufferevent itself lives from its creation until [`free`](Self::free) or the
+/// end of its base, whether or not a handle is kept; what is asked of it afterwards is answered
+/// with [`Error::Freed`].
 ///
 /// ```
 /// use evring::{BufferEvent, Callbacks, EventBase, Interest, Options};
@@ -91,7 +91,8 @@ impl BufferEvent {
     /// (`bufferevent_socket_new`).
     ///
     /// WRITE is enabled, READ is not. The descriptor stays open after [`free`](Self::free) unless
-    /// [`Options::CLOSE_ON_FREE`] is given. Pipes and terminals work too, on plain reads and writes.
+    /// [`Options::CLOSE_ON_FREE`] is given. Pipes and terminals work too, on plain reads and
+    /// writes.
     ///
     /// # Errors
     /// [`Error::Invalid`] for `UNLOCK_CALLBACKS` without `DEFER_CALLBACKS`.
@@ -190,7 +191,8 @@ impl BufferEvent {
     /// Lets bytes move in the given directions (`bufferevent_enable`).
     ///
     /// Restarts the time-outs of these directions. Enabling WRITE on a connected one with nothing
-    /// to send calls the write callback once. Enabling READ again after the end of the stream reports it again.
+    /// to send calls the write callback once. Enabling READ again after the end of the stream
+    /// reports it again.
     ///
     /// # Errors
     /// [`Error::Freed`].
@@ -203,8 +205,8 @@ impl BufferEvent {
         })
     }
 
-    /// Pauses the given directions; what is buffered stays (`bufferevent_disable`). What the kernel has
-    /// begun to send is still sent; what it has received already waits unseen.
+    /// Pauses the given directions; what is buffered stays (`bufferevent_disable`). What the kernel
+    /// has begun to send is still sent; what it has received already waits unseen.
     ///
     /// # Errors
     /// [`Error::Freed`].
@@ -217,8 +219,8 @@ impl BufferEvent {
         self.0.shell.machine.borrow().enabled()
     }
 
-    /// Appends a copy of `data` to the output (`bufferevent_write`). It is sent by the end of the turn
-    /// at the latest.
+    /// Appends a copy of `data` to the output (`bufferevent_write`). It is sent by the end of the
+    /// turn at the latest.
     ///
     /// # Errors
     /// [`Error::Freed`]; [`Error::Invalid`] after [`shutdown_write`](Self::shutdown_write).
@@ -284,8 +286,8 @@ impl BufferEvent {
         })?
     }
 
-    /// Moves the whole input to the output of `other`, by reference; how many bytes. `other` may be the
-    /// same bufferevent.
+    /// Moves the whole input to the output of `other`, by reference; how many bytes. `other` may be
+    /// the same bufferevent.
     ///
     /// # Errors
     /// As [`write`](Self::write) on `other`; the input is then as it was.
@@ -311,9 +313,9 @@ impl BufferEvent {
 
     /// Sets the marks of the given directions, in bytes (`bufferevent_setwatermark`).
     ///
-    /// The read callback is called when the input has at least `low`; reading pauses while it has `high` or
-    /// more. The write callback is called when the output has `low` or less; filters above pause at its `high`. A
-    /// `high` of zero means none.
+    /// The read callback is called when the input has at least `low`; reading pauses while it has
+    /// `high` or more. The write callback is called when the output has `low` or less; filters
+    /// above pause at its `high`. A `high` of zero means none.
     ///
     /// # Errors
     /// [`Error::Freed`].
@@ -339,9 +341,9 @@ impl BufferEvent {
 
     /// Sets the inactivity time-outs; none or zero is off (`bufferevent_set_timeouts`).
     ///
-    /// The read timer runs while READ is enabled and the input below its high mark, the write timer while
-    /// there is something to send or a connect is under way. Each byte moved restarts them. When one fires its direction
-    /// is disabled and a `TIMEOUT` event reported.
+    /// The read timer runs while READ is enabled and the input below its high mark, the write timer
+    /// while there is something to send or a connect is under way. Each byte moved restarts them.
+    /// When one fires its direction is disabled and a `TIMEOUT` event reported.
     ///
     /// # Errors
     /// [`Error::Freed`].
@@ -360,8 +362,9 @@ impl BufferEvent {
         })
     }
 
-    /// Moves bytes now that would wait otherwise (`bufferevent_flush`): runs filters with the mode, past their marks, and
-    /// moves the bytes of a pair whatever is enabled. A socket needs no flush: its output is always on its way.
+    /// Moves bytes now that would wait otherwise (`bufferevent_flush`): runs filters with the mode,
+    /// past their marks, and moves the bytes of a pair whatever is enabled. A socket needs no
+    /// flush: its output is always on its way.
     ///
     /// # Errors
     /// [`Error::Freed`].
@@ -369,8 +372,8 @@ impl BufferEvent {
         self.command(|cx| cx.transport().flush(cx, interest, mode))
     }
 
-    /// Ends the sending direction once the output is empty: the peer sees the end of the stream, reading goes on. Later
-    /// writes are refused.
+    /// Ends the sending direction once the output is empty: the peer sees the end of the stream,
+    /// reading goes on. Later writes are refused.
     ///
     /// A pipe's write end, or a file, is closed for it, which needs `CLOSE_ON_FREE`.
     ///
@@ -398,8 +401,8 @@ impl BufferEvent {
     }
 
     /// Frees the bufferevent (`bufferevent_free`): no callback runs any more, buffered bytes are
-    /// dropped, operations cancelled. With `CLOSE_ON_FREE` the descriptor is closed once the kernel has let go of it.
-    /// Freeing twice does nothing.
+    /// dropped, operations cancelled. With `CLOSE_ON_FREE` the descriptor is closed once the kernel
+    /// has let go of it. Freeing twice does nothing.
     pub fn free(&self) {
         self.end(End::Free);
     }
@@ -420,8 +423,8 @@ impl BufferEvent {
     /// Sends what is buffered, ends the stream in order, then frees; `report` says how it ended. No
     /// other callback runs from now on, received bytes are dropped.
     ///
-    /// Without a deadline the flush takes as long as the peer needs. After it the peer gets at most two seconds to end
-    /// its own direction, so that a reset does not overtake the last bytes.
+    /// Without a deadline the flush takes as long as the peer needs. After it the peer gets at most
+    /// two seconds to end its own direction, so that a reset does not overtake the last bytes.
     ///
     /// # Errors
     /// [`Error::Freed`].
@@ -436,12 +439,12 @@ impl BufferEvent {
         })
     }
 
-    /// Stops receiving for good and calls `done` when it has: all that the kernel had received for this bufferevent is
-    /// then in the input, whatever the high mark. The callbacks run on meanwhile; the end of the stream is not
-    /// reported any more.
+    /// Stops receiving for good and calls `done` when it has: all that the kernel had received for
+    /// this bufferevent is then in the input, whatever the high mark. The callbacks run on
+    /// meanwhile; the end of the stream is not reported any more.
     ///
-    /// For an orderly end: what was received was acknowledged to the peer, and can be answered or passed on before
-    /// [`close_after_flush`](Self::close_after_flush).
+    /// For an orderly end: what was received was acknowledged to the peer, and can be answered or
+    /// passed on before [`close_after_flush`](Self::close_after_flush).
     ///
     /// `done` is called in any case, also when the bufferevent is freed or closed first.
     ///
@@ -583,7 +586,8 @@ impl BufferEvent {
         self.0.shell.machine.borrow().errno()
     }
 
-    /// The descriptor, if there is one (`bufferevent_getfd`): of a filter, the one below it. It stays the bufferevent's.
+    /// The descriptor, if there is one (`bufferevent_getfd`): of a filter, the one below it. It
+    /// stays the bufferevent's.
     pub fn fd(&self) -> Option<i32> {
         self.lowest().0.transport.socket()?.fd()
     }

@@ -14,7 +14,8 @@ bitflags! {
         const WRITING = 0x02;
         /// End of stream (`BEV_EVENT_EOF`).
         const EOF = 0x10;
-        /// An unrecoverable error; see [`last_error`](super::BufferEvent::last_error) (`BEV_EVENT_ERROR`).
+        /// An unrecoverable error; see [`last_error`](super::BufferEvent::last_error)
+        /// (`BEV_EVENT_ERROR`).
         const ERROR = 0x20;
         /// A time-out passed (`BEV_EVENT_TIMEOUT`).
         const TIMEOUT = 0x40;
@@ -82,7 +83,8 @@ pub enum FilterResult {
     Ok,
     /// Nothing can be produced before there is more to read (`BEV_NEED_MORE`).
     NeedMore,
-    /// The bytes make no sense; the direction ends with an `ERROR` event and `EILSEQ` (`BEV_ERROR`).
+    /// The bytes make no sense; the direction ends with an `ERROR` event and `EILSEQ`
+    /// (`BEV_ERROR`).
     Error,
 }
 

@@ -302,7 +302,8 @@ impl EvBuffer {
         }
     }
 
-    /// Calls the immediate callbacks and has the deferred ones scheduled. Called with `WATCHED` set.
+    /// Calls the immediate callbacks and has the deferred ones scheduled. Called with `WATCHED`
+    /// set.
     #[cold]
     pub(super) fn tell_watched(&mut self) {
         let Some(extra) = &mut self.extra else {
@@ -345,8 +346,8 @@ impl EvBuffer {
                 any |= !entry.due.is_empty();
             }
         }
-        // Entries are in the order of their ids, and new ones get higher ids: going down by id finds
-        // each of those that were there once, whatever is added or removed meanwhile.
+        // Entries are in the order of their ids, and new ones get higher ids: going down by id
+        // finds each of those that were there once, whatever is added or removed meanwhile.
         let mut below = u64::MAX;
         while any && let Some(extra) = &mut self.extra {
             let mut entries = extra.callbacks.iter_mut();

@@ -1,5 +1,5 @@
-//! What a buffer's owner may do when it is frozen to everyone else: a bufferevent drains its output,
-//! appends to its input, and lends pieces to the kernel.
+//! What a buffer's owner may do when it is frozen to everyone else: a bufferevent drains its
+//! output, appends to its input, and lends pieces to the kernel.
 
 use super::{CONTENT, EvBuffer, Seg, WATCHED, append_chain, spare};
 use crate::arena::{Chain, Piece};
@@ -18,8 +18,8 @@ impl EvBuffer {
     }
 
     /// Clones pieces from the front for a send: at most `max_bytes` and `max_pieces`, up to the
-    /// first file range. Appends them to `out`; returns their bytes. When it returns 0 and the buffer
-    /// is not empty, a file range is first: [`EvBuffer::load`] as much as is to be sent.
+    /// first file range. Appends them to `out`; returns their bytes. When it returns 0 and the
+    /// buffer is not empty, a file range is first: [`EvBuffer::load`] as much as is to be sent.
     pub(crate) fn gather(
         &self,
         max_bytes: usize,

@@ -128,7 +128,8 @@ impl EvBuffer {
         copied
     }
 
-    /// Copies a segment to the chain's end: to the room there, and then to blocks for `wanted` bytes.
+    /// Copies a segment to the chain's end: to the room there, and then to blocks for `wanted`
+    /// bytes.
     fn append_copy(&mut self, segment: &Segment, mut wanted: usize) {
         let mut data: &[u8] = segment;
         loop {

@@ -83,7 +83,8 @@ impl EventBase {
     /// let base = EventBase::new()?;
     /// let (ours, _theirs) = UnixStream::pair()?;
     /// let bev = BufferEvent::socket(&base, Some(ours.into()), Options::CLOSE_ON_FREE)?;
-    /// let megabyte_per_second = RateLimitConfig::new(1_000_000, 2_000_000, 1_000_000, 2_000_000, None)?;
+    /// let (rate, burst) = (1_000_000, 2_000_000);
+    /// let megabyte_per_second = RateLimitConfig::new(rate, burst, rate, burst, None)?;
     /// let group = base.rate_limit_group(&megabyte_per_second);
     /// bev.add_to_group(&group)?;
     /// assert_eq!(group.members(), 1);

@@ -3,8 +3,9 @@
 //!
 //! Memory is *short* from when less than a quarter of it is left until three eighths are. Then
 //!
-//! - whoever has bytes that wait for a peer to read them receives no more ([`EventBase::park`]), until these have
-//!   gone or memory is ample again: who sits on memory can not take that of who does not;
+//! - whoever has bytes that wait for a peer to read them receives no more ([`EventBase::park`]),
+//!   until these have gone or memory is ample again: who sits on memory can not take that of who
+//!   does not;
 //! - everybody else receives a share at a time ([`EventBase::slot_share`]), which gets smaller as
 //!   memory does, so that what is left never runs out by many who take a little;
 //! - what waits is copied out of its slots, as tightly as can be.

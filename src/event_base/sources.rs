@@ -70,8 +70,8 @@ impl EventBase {
     /// Runs `f` whenever the process gets signal `signum` (`evsignal_new`).
     ///
     /// The signal is blocked in the calling thread and read through a signalfd. Threads that were
-    /// started before must have it blocked too, or they take it: call [`block_signals`](super::block_signals) first thing
-    /// in `main`.
+    /// started before must have it blocked too, or they take it: call
+    /// [`block_signals`](super::block_signals) first thing in `main`.
     ///
     /// # Errors
     /// [`Error::Io`] when the number is no signal or the process has no descriptor left.

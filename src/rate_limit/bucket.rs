@@ -66,8 +66,8 @@ impl Bucket {
         self.level.saturating_sub(self.reserved)
     }
 
-    /// The first moment at which refills make [`available`](Self::available) positive, seen from the
-    /// last call that took a time: when a suspended direction's timer should fire.
+    /// The first moment at which refills make [`available`](Self::available) positive, seen from
+    /// the last call that took a time: when a suspended direction's timer should fire.
     ///
     /// Always after that call's time. While operations in flight hold more than the burst it may
     /// come too early; asking again gives the next moment.
@@ -92,8 +92,8 @@ impl Bucket {
         self.level = self.level.saturating_sub_unsigned(moved);
     }
 
-    /// Takes bytes out at once (`bufferevent_decrement_read_limit`). A negative number puts bytes in,
-    /// even above the burst; the next refill clips them.
+    /// Takes bytes out at once (`bufferevent_decrement_read_limit`). A negative number puts bytes
+    /// in, even above the burst; the next refill clips them.
     pub fn decrement(&mut self, now_ns: u64, bytes: i64) {
         self.refill(now_ns);
         self.level = self.level.saturating_sub(bytes);

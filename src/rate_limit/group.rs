@@ -202,7 +202,8 @@ impl Group {
     }
 
     /// Bytes that members may still move in this tick, those of operations in flight included
-    /// (`bufferevent_rate_limit_group_get_read_limit`). Negative after more has moved than was there.
+    /// (`bufferevent_rate_limit_group_get_read_limit`). Negative after more has moved than was
+    /// there.
     pub fn limit(&self, direction: Direction, now_ns: u64) -> isize {
         to_isize(self.shared.budget(direction).level(now_ns))
     }
@@ -240,7 +241,8 @@ impl Group {
         self.shared.admin().members
     }
 
-    /// Ends the group for all handles (`bufferevent_rate_limit_group_free`): nobody can join any more.
+    /// Ends the group for all handles (`bufferevent_rate_limit_group_free`): nobody can join any
+    /// more.
     ///
     /// # Errors
     /// [`GroupError::HasMembers`]; the group stays as it is. Freeing twice is no error.

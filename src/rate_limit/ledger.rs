@@ -1,4 +1,5 @@
-//! The shared budget of one direction of a group: atomics only, so that whoever finds enough never locks.
+//! The shared budget of one direction of a group: atomics only, so that whoever finds enough never
+//! locks.
 //!
 //! `level + held[0] + held[1] + promised + idle` is what has not moved. A launch moves bytes from
 //! `level` to `held`, a completion moves back those that did not move. Each step is one atomic
@@ -116,7 +117,8 @@ impl Ledger {
         epoch
     }
 
-    /// Takes for an idle receive that wants `bytes` at most, if all of those together stay within `cap`.
+    /// Takes for an idle receive that wants `bytes` at most, if all of those together stay within
+    /// `cap`.
     pub(crate) fn take_idle(
         &self,
         bytes: i64,

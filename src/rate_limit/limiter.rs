@@ -126,8 +126,8 @@ impl Limiter {
         self.own.is_none() && self.membership.is_none()
     }
 
-    /// Sets, changes or removes the bufferevent's own limits (`bufferevent_set_rate_limit`). The group
-    /// stays.
+    /// Sets, changes or removes the bufferevent's own limits (`bufferevent_set_rate_limit`). The
+    /// group stays.
     ///
     /// New buckets start at one tick's rate; existing ones keep their level, clipped to the new
     /// burst. Launch again in both directions afterwards: they may have been suspended.
@@ -170,8 +170,8 @@ impl Limiter {
         Ok(())
     }
 
-    /// Leaves the group, if it is in one (`bufferevent_remove_from_rate_limit_group`). Launch again in
-    /// both directions afterwards.
+    /// Leaves the group, if it is in one (`bufferevent_remove_from_rate_limit_group`). Launch again
+    /// in both directions afterwards.
     pub fn leave(&mut self) {
         self.membership = None;
     }
@@ -286,7 +286,8 @@ impl Limiter {
         );
     }
 
-    /// The direction does not want to move data now: it was disabled, or has nothing to write. It waits no longer, and budget set aside for it goes to others.
+    /// The direction does not want to move data now: it was disabled, or has nothing to write. It
+    /// waits no longer, and budget set aside for it goes to others.
     ///
     /// Cheap, and harmless when nothing was set aside.
     pub fn stop(&mut self, direction: Direction) {
@@ -296,8 +297,8 @@ impl Limiter {
         }
     }
 
-    /// Bytes in the own bucket (`bufferevent_get_read_limit`): `isize::MAX` without own limits, negative
-    /// after more has moved than was there. The group is not looked at.
+    /// Bytes in the own bucket (`bufferevent_get_read_limit`): `isize::MAX` without own limits,
+    /// negative after more has moved than was there. The group is not looked at.
     pub fn limit(&mut self, direction: Direction, now_ns: u64) -> isize {
         self.bucket(direction)
             .map_or(isize::MAX, |bucket| to_isize(bucket.level(now_ns)))
@@ -316,8 +317,8 @@ impl Limiter {
         to_isize(own.min(group).max(0))
     }
 
-    /// Takes bytes out of the own bucket at once (`bufferevent_decrement_read_limit`); a negative number
-    /// puts bytes in, even above the burst until the next refill. Without own limits it does
+    /// Takes bytes out of the own bucket at once (`bufferevent_decrement_read_limit`); a negative
+    /// number puts bytes in, even above the burst until the next refill. Without own limits it does
     /// nothing. The group is not touched.
     ///
     /// Gives the suspension that this leaves. `None` means that the direction may go on: launch

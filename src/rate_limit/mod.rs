@@ -22,7 +22,9 @@
 //! - After `set_config`, `join`, `leave`, or a `decrement` that suspends no more: launch again.
 //!
 //! ```
-//! use evring::rate_limit::{Demand, Direction, Group, Launch, Limiter, RateLimitConfig, Suspension};
+//! use evring::rate_limit::{
+//!     Demand, Direction, Group, Launch, Limiter, RateLimitConfig, Suspension,
+//! };
 //!
 //! const SECOND: u64 = 1_000_000_000;
 //! let per_connection = RateLimitConfig::new(6_000, 12_000, 6_000, 12_000, None)?;
@@ -52,7 +54,8 @@
 //! let mut resumed = Vec::new();
 //! port.poll(SECOND, &mut resumed);
 //! assert_eq!((resumed[0].token, resumed[0].direction), (99, Direction::Write));
-//! let Launch::Granted(grant) = limiter.launch(Direction::Write, Demand::ready(45_000), SECOND) else {
+//! let much = Demand::ready(45_000);
+//! let Launch::Granted(grant) = limiter.launch(Direction::Write, much, SECOND) else {
 //!     panic!("told to go on");
 //! };
 //! assert_eq!(grant.bytes(), 7_000);
@@ -73,10 +76,10 @@
 //!
 //! # Threads
 //!
-//! A [`Limiter`] and its [`Port`] belong to one base's thread; a [`Group`] is for all. A member that
-//! finds budget takes it by atomic additions; a lock is taken to wait, to be resumed, to refill, to
-//! join and to leave, each for constant time per member concerned. Wake hooks are called with no
-//! lock held.
+//! A [`Limiter`] and its [`Port`] belong to one base's thread; a [`Group`] is for all. A member
+//! that finds budget takes it by atomic additions; a lock is taken to wait, to be resumed, to
+//! refill, to join and to leave, each for constant time per member concerned. Wake hooks are called
+//! with no lock held.
 
 mod bucket;
 mod config;

@@ -88,7 +88,8 @@ impl Wakes {
         }
     }
 
-    /// Wakes all but `polling`, which takes its members right now; a port at most once until it polls.
+    /// Wakes all but `polling`, which takes its members right now; a port at most once until it
+    /// polls.
     pub(crate) fn send(self, polling: Option<usize>) {
         for port in self.ports {
             if Some(port.id) != polling && !port.pending.swap(true, SeqCst) {

@@ -148,8 +148,8 @@ impl Position {
 
     /// Moves on to `now_ns` and gives the steps moved over as `(from, to)`, to be credited.
     ///
-    /// A clock that went back releases nothing. If it went back by more than a tick and a second, the
-    /// schedule starts anew from there: waiting for it to catch up could take hours.
+    /// A clock that went back releases nothing. If it went back by more than a tick and a second,
+    /// the schedule starts anew from there: waiting for it to catch up could take hours.
     pub(crate) fn advance(&mut self, schedule: &Schedule, now_ns: u64) -> Option<(u64, u64)> {
         if now_ns < self.next_ns {
             if now_ns < self.plausible_from_ns(schedule) {
@@ -223,13 +223,19 @@ mod tests {
 
         #[test]
         fn a_tick_releases_its_rate(schedule in schedules(), step in 0..1_000_000u64) {
-            prop_assert_eq!(schedule.refilled(0, step, step + schedule.steps, i64::MAX), schedule.rate);
+            let refilled = schedule.refilled(0, step, step + schedule.steps, i64::MAX);
+            prop_assert_eq!(refilled, schedule.rate);
             prop_assert!(schedule.refilled(0, step, step + 1, i64::MAX) >= 1);
             prop_assert!(schedule.cap(step) >= 1 && schedule.cap(step) <= schedule.burst);
         }
 
         #[test]
-        fn jumping_equals_walking(schedule in schedules(), level in any::<i32>(), from in 0..500u64, count in 1..500u64) {
+        fn jumping_equals_walking(
+            schedule in schedules(),
+            level in any::<i32>(),
+            from in 0..500u64,
+            count in 1..500u64,
+        ) {
             let start = i64::from(level).min(schedule.cap(from));
             let mut walked = start;
             for step in from..from + count {
@@ -240,7 +246,11 @@ mod tests {
         }
 
         #[test]
-        fn first_positive_is_the_first(schedule in schedules(), level in -100_000_000..10i64, step in 0..10_000u64) {
+        fn first_positive_is_the_first(
+            schedule in schedules(),
+            level in -100_000_000..10i64,
+            step in 0..10_000u64,
+        ) {
             let reached = schedule.first_positive(level, step);
             prop_assert!(reached > step);
             prop_assert!(schedule.refilled(level, step, reached, i64::MAX) > 0);
@@ -250,7 +260,11 @@ mod tests {
         }
 
         #[test]
-        fn survives_any_clock(schedule in schedules(), times in prop::collection::vec(any::<u64>(), 1..20), level: i64) {
+        fn survives_any_clock(
+            schedule in schedules(),
+            times in prop::collection::vec(any::<u64>(), 1..20),
+            level: i64,
+        ) {
             let mut position = Position::start(&schedule, times[0]);
             for now in times {
                 if let Some((from, to)) = position.advance(&schedule, now) {

@@ -320,12 +320,17 @@ mod tests {
                     }
                 }
             }
-            let told: Vec<_> = served(&mut waiters).into_iter().map(|token| token as usize).collect();
+            let told = served(&mut waiters).into_iter();
+            let told: Vec<_> = told.map(|token| token as usize).collect();
             prop_assert_eq!(told, [out, queue].concat());
         }
 
         #[test]
-        fn fresh_ones_may_leave(count in 1..20usize, leavers in prop::collection::vec(0..20usize, 0..20), random: u64) {
+        fn fresh_ones_may_leave(
+            count in 1..20usize,
+            leavers in prop::collection::vec(0..20usize, 0..20),
+            random: u64,
+        ) {
             let mut waiters = Waiters::default();
             waiters.add_port(0);
             let keys: Vec<_> = (0..count).map(|token| waiters.join(0, token as u64)).collect();
@@ -339,7 +344,8 @@ mod tests {
             waiters.queue_fresh(random);
             let mut told = served(&mut waiters);
             told.sort_unstable();
-            let expected: Vec<_> = (0..count).filter(|who| !left.contains(who)).map(|who| who as u64).collect();
+            let stayed = (0..count).filter(|who| !left.contains(who));
+            let expected: Vec<_> = stayed.map(|who| who as u64).collect();
             prop_assert_eq!(told, expected);
             prop_assert_eq!(waiters.len(), count - left.len());
         }

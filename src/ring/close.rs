@@ -1,5 +1,5 @@
-//! Dropping a ring: everything is cancelled and drained, with a bound; past it memory is leaked, never
-//! freed under the kernel's hands (I8).
+//! Dropping a ring: everything is cancelled and drained, with a bound; past it memory is leaked,
+//! never freed under the kernel's hands (I8).
 
 use super::caps::Cap;
 use super::op::INTERNAL;
@@ -18,7 +18,8 @@ const CANCEL_AGAIN: Duration = Duration::from_millis(50);
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        // The queues, and what the kernel writes, are the parent's; a child's copies are just memory.
+        // The queues, and what the kernel writes, are the parent's; a child's copies are just
+        // memory.
         if self.fork.is_child() {
             return;
         }
@@ -31,8 +32,8 @@ impl Drop for Ring {
             let text = format_args!("a ring's descriptor stays registered: {errno}");
             self.notices.note(Level::Debug, text);
         }
-        // Both are taken back here since the ring's own end is asynchronous: what they lock counts against
-        // RLIMIT_MEMLOCK until then.
+        // Both are taken back here since the ring's own end is asynchronous: what they lock counts
+        // against RLIMIT_MEMLOCK until then.
         if let Some(window) = &mut self.window {
             window.detach(&self.uring, &mut self.notices);
         }
@@ -44,7 +45,8 @@ impl Drop for Ring {
 }
 
 impl Ring {
-    /// Cancels everything and waits until the kernel holds nothing; false when the bound passed first.
+    /// Cancels everything and waits until the kernel holds nothing; false when the bound passed
+    /// first.
     fn drain(&mut self, bound: Duration) -> bool {
         let deadline = Instant::now() + bound;
         while self.in_flight() > 0 {

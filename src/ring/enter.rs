@@ -12,8 +12,8 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Wait {
-    /// Submit only. The kernel is not entered if there is nothing to submit, and completions may stay
-    /// with it until one of the other two.
+    /// Submit only. The kernel is not entered if there is nothing to submit, and completions may
+    /// stay with it until one of the other two.
     Submit,
     /// Submit, and fetch what has completed. For a base that spins.
     Poll,
@@ -27,15 +27,15 @@ const SHORTAGE_PAUSE: Duration = Duration::from_millis(10);
 impl Ring {
     /// Hands what was pushed to the kernel and waits as told.
     ///
-    /// Returns early when completions are there already, when a signal interrupts the wait, or when the
-    /// kernel wants completions reaped first; so the caller reaps ([`Ring::next`]) until there is none,
-    /// looks at its clock and comes back. Not having got a completion in time is no error.
+    /// Returns early when completions are there already, when a signal interrupts the wait, or when
+    /// the kernel wants completions reaped first; so the caller reaps ([`Ring::next`]) until there
+    /// is none, looks at its clock and comes back. Not having got a completion in time is no error.
     ///
     /// # Errors
     ///
-    /// `ECHILD` in a forked child; `EBADR` when the kernel had no memory to keep completions that did not
-    /// fit the queue, and lost some. Both mean that this ring is to be given up. Anything else is a
-    /// fault of the system, and what was pushed stays queued (I3).
+    /// `ECHILD` in a forked child; `EBADR` when the kernel had no memory to keep completions that
+    /// did not fit the queue, and lost some. Both mean that this ring is to be given up. Anything
+    /// else is a fault of the system, and what was pushed stays queued (I3).
     pub fn enter(&mut self, wait: Wait) -> io::Result<()> {
         if self.fork.is_child() {
             return Err(Errno::CHILD.into());
@@ -57,7 +57,8 @@ impl Ring {
         if overflown {
             self.note_overflow();
         }
-        // With nothing in flight there is nothing to fetch: work in memory alone makes no system call.
+        // With nothing in flight there is nothing to fetch: work in memory alone makes no system
+        // call.
         let fruitless = wait == Wait::Submit || has_completions || self.in_flight() == 0;
         if to_submit == 0 && want == 0 && fruitless {
             return Ok(());
@@ -119,15 +120,15 @@ impl Ring {
             0 => self.shield.take(),
             _ => self.shielded(),
         };
-        // SAFETY: the ring is ours and open; what its entries point to belongs to the table until their last
-        // completion (I1, I2).
+        // SAFETY: the ring is ours and open; what its entries point to belongs to the table until
+        // their last completion (I1, I2).
         let taken = unsafe { uring::enter(self.enter_fd, to_submit, want, flags, timeout) }?;
         self.counters.sqes += u64::from(taken);
         Ok(())
     }
 
-    /// Keeps SIGPIPE from this thread while writes are in flight: for the one call where what they do
-    /// happens inside of it, or for longer.
+    /// Keeps SIGPIPE from this thread while writes are in flight: for the one call where what they
+    /// do happens inside of it, or for longer.
     #[cold]
     fn shielded(&mut self) -> Option<PipeShield> {
         if self.caps.has(Cap::DEFER_TASKRUN) {
@@ -148,11 +149,11 @@ impl Ring {
             libc::ETIME => Ok(()),
             // A signal. Whoever waits looks at the clock and comes back; who polls does so anyway.
             libc::EINTR => Ok(()),
-            // Completions overflow and have to be reaped first. This fetches those that the queue has room
-            // for; what was pushed stays queued.
+            // Completions overflow and have to be reaped first. This fetches those that the queue
+            // has room for; what was pushed stays queued.
             libc::EBUSY => self.fetch_only(0, None),
-            // No memory for an operation. Completions to come may free some; a pause keeps this from
-            // spinning.
+            // No memory for an operation. Completions to come may free some; a pause keeps this
+            // from spinning.
             libc::EAGAIN | libc::ENOMEM if has_completions => self.fetch_only(0, None),
             libc::EAGAIN | libc::ENOMEM => self.fetch_only(1, Some(SHORTAGE_PAUSE)),
             libc::EBADR => {
@@ -160,8 +161,8 @@ impl Ring {
                 self.notices.note(Level::Error, format_args!("{text}"));
                 Err(errno.into())
             }
-            // EBADF, EBADFD, EEXIST (another thread), EFAULT, EINVAL, ENXIO, EOPNOTSUPP: the ring is not
-            // usable, or not from here.
+            // EBADF, EBADFD, EEXIST (another thread), EFAULT, EINVAL, ENXIO, EOPNOTSUPP: the ring
+            // is not usable, or not from here.
             _ => Err(errno.into()),
         }
     }

@@ -1,5 +1,5 @@
-//! Fixed registration: the arena's chunks made known to the kernel, so that zero-copy sends need no page
-//! lookup. An accelerator: without it, or with a part of it, everything works.
+//! Fixed registration: the arena's chunks made known to the kernel, so that zero-copy sends need no
+//! page lookup. An accelerator: without it, or with a part of it, everything works.
 
 use super::notice::Notices;
 use crate::arena::{Arena, CHUNK_BYTES, Piece};

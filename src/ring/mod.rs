@@ -8,12 +8,13 @@
 //!   refill() ──► window of published slots ◄── arena
 //! ```
 //!
-//! The kernel fills slots that the [arena](crate::arena) lends it and sends from wherever the pieces lie.
-//! Everything that it may touch belongs to the operation's entry in the table until the last completion
-//! (I1, I2), so that no call here is unsafe. What this kernel lacks is replaced, see [`Caps`].
+//! The kernel fills slots that the [arena](crate::arena) lends it and sends from wherever the
+//! pieces lie. Everything that it may touch belongs to the operation's entry in the table until the
+//! last completion (I1, I2), so that no call here is unsafe. What this kernel lacks is replaced,
+//! see [`Caps`].
 //!
-//! A steady ring allocates nothing for an operation or a completion: entries, vectors of pieces, iovecs
-//! and headers are recycled.
+//! A steady ring allocates nothing for an operation or a completion: entries, vectors of pieces,
+//! iovecs and headers are recycled.
 //!
 //! ```no_run
 //! use evring::arena::{Arena, ArenaConfig};
@@ -25,7 +26,14 @@
 //! ring.attach_window(&arena, 128)?;
 //! let socket = std::net::TcpStream::connect("127.0.0.1:7000")?;
 //! let fd = socket.as_raw_fd();
-//! let recv = Op::Recv { fd, multishot: true, max_len: 0, arm_limit: 0, bundle: false, poll_first: true };
+//! let recv = Op::Recv {
+//!     fd,
+//!     multishot: true,
+//!     max_len: 0,
+//!     arm_limit: 0,
+//!     bundle: false,
+//!     poll_first: true,
+//! };
 //! ring.push(1, recv);
 //! loop {
 //!     ring.enter(Wait::Until(None))?;
@@ -96,9 +104,10 @@ use table::{Gather, Table};
 
 /// A safe io_uring that belongs to one thread.
 ///
-/// In a forked child its calls fail with `ECHILD` and leave the parent's queues alone; the child builds a
-/// ring of its own (I11; libevent's `event_reinit`). Dropping it cancels what is in flight and waits for
-/// that, for about a second; what the kernel then still holds is leaked, never freed (I8).
+/// In a forked child its calls fail with `ECHILD` and leave the parent's queues alone; the child
+/// builds a ring of its own (I11; libevent's `event_reinit`). Dropping it cancels what is in flight
+/// and waits for that, for about a second; what the kernel then still holds is leaked, never freed
+/// (I8).
 pub struct Ring {
     uring: IoUring,
     /// What `enter` calls the ring: the index of its registered descriptor, or the descriptor.
@@ -128,8 +137,8 @@ pub struct Ring {
     notices: notice::Notices,
     /// Writes in flight: each may raise a SIGPIPE while the kernel is entered.
     writes: u32,
-    /// Without [`Cap::DEFER_TASKRUN`] a write may go on at any return from the kernel, so this stays
-    /// until none is in flight.
+    /// Without [`Cap::DEFER_TASKRUN`] a write may go on at any return from the kernel, so this
+    /// stays until none is in flight.
     shield: Option<PipeShield>,
     fork: ForkGuard,
     /// One thread submits, and the registered descriptor is known to that thread only.
@@ -171,12 +180,13 @@ pub struct RingCounters {
 }
 
 impl Ring {
-    /// Sets a ring up for the calling thread, with everything this kernel offers and the mask leaves.
+    /// Sets a ring up for the calling thread, with everything this kernel offers and the mask
+    /// leaves.
     ///
     /// # Errors
     ///
-    /// [`SetupError`] names the cause and the remedy: io_uring forbidden by sysctl or seccomp, a kernel that
-    /// is too old, limits of memory or descriptors, an unknown name in `EVRING_CAPS`.
+    /// [`SetupError`] names the cause and the remedy: io_uring forbidden by sysctl or seccomp, a
+    /// kernel that is too old, limits of memory or descriptors, an unknown name in `EVRING_CAPS`.
     pub fn new(config: &RingConfig) -> Result<Ring, SetupError> {
         let setup::Built { uring, caps } = setup::build(config)?;
         let mut ring = Ring {
@@ -228,17 +238,18 @@ impl Ring {
         self.uring.params().sq_entries()
     }
 
-    /// Whether this is a forked child of the process that set the ring up: every use is an error (I11).
+    /// Whether this is a forked child of the process that set the ring up: every use is an error
+    /// (I11).
     #[inline]
     pub fn is_inherited(&self) -> bool {
         self.fork.is_child()
     }
 
-    /// Gives the ring a window of `size` slots of `arena` (a power of two; [`DEFAULT_WINDOW`] is a good one) to
-    /// receive into, and publishes them.
+    /// Gives the ring a window of `size` slots of `arena` (a power of two; [`DEFAULT_WINDOW`] is a
+    /// good one) to receive into, and publishes them.
     ///
-    /// Where the kernel has no buffer ring, or RLIMIT_MEMLOCK leaves no room for one, receives take slots
-    /// of their own; that is no error.
+    /// Where the kernel has no buffer ring, or RLIMIT_MEMLOCK leaves no room for one, receives take
+    /// slots of their own; that is no error.
     ///
     /// # Errors
     ///
@@ -265,8 +276,8 @@ impl Ring {
 
     /// Publishes slots until the window is full or the arena spent. Meant to be called once a turn.
     ///
-    /// Gives how many were published: receives that ended with `ENOBUFS` are worth arming again when it is
-    /// not 0.
+    /// Gives how many were published: receives that ended with `ENOBUFS` are worth arming again
+    /// when it is not 0.
     #[inline]
     pub fn refill(&mut self) -> usize {
         match &mut self.window {
@@ -281,11 +292,12 @@ impl Ring {
         self.window.as_ref().map_or(0, window::Window::published)
     }
 
-    /// Registers the chunks of `arena`, from which zero-copy sends then save a page lookup; called again, also
-    /// those it has got since. Gives how many are registered.
+    /// Registers the chunks of `arena`, from which zero-copy sends then save a page lookup; called
+    /// again, also those it has got since. Gives how many are registered.
     ///
-    /// Registered memory counts against RLIMIT_MEMLOCK. Where that ends, or the kernel cannot do it, the
-    /// ring makes do with what there is; 0 is no error. One arena for each ring: the first one stays.
+    /// Registered memory counts against RLIMIT_MEMLOCK. Where that ends, or the kernel cannot do
+    /// it, the ring makes do with what there is; 0 is no error. One arena for each ring: the first
+    /// one stays.
     pub fn register_fixed(&mut self, arena: &Arena) -> usize {
         if self.is_inherited() {
             return 0;
@@ -326,8 +338,9 @@ impl Ring {
         }
     }
 
-    /// A payload of somebody else's that no operation holds any more. Dropping it may run a destructor of theirs, which
-    /// may want this very ring: whoever owns the ring drops it when the ring is free again.
+    /// A payload of somebody else's that no operation holds any more. Dropping it may run a
+    /// destructor of theirs, which may want this very ring: whoever owns the ring drops it when the
+    /// ring is free again.
     #[inline]
     pub fn pop_spent(&mut self) -> Option<Piece> {
         self.spent.pop()

@@ -10,7 +10,8 @@ const MOST: usize = 64;
 ///
 /// A ring logs nothing while it is at work. The logger is the program's, and may want the very ring
 /// that speaks, or whatever owns it: that is then borrowed, or locked. Who owns the ring takes its
-/// notices and logs them when it is free again; what nobody took is logged when the ring is dropped.
+/// notices and logs them when it is free again; what nobody took is logged when the ring is
+/// dropped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "log() tells it"]
 pub struct Notice {

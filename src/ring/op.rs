@@ -7,8 +7,8 @@ use std::fmt;
 use std::num::NonZeroU64;
 use std::os::fd::{OwnedFd, RawFd};
 
-/// Most pieces that one send or write gathers (the kernel's `UIO_MAXIOV`); what exceeds it is not sent,
-/// as with every short send.
+/// Most pieces that one send or write gathers (the kernel's `UIO_MAXIOV`); what exceeds it is not
+/// sent, as with every short send.
 pub const MAX_PIECES: usize = 1024;
 
 /// Names an operation from [`Ring::push`](super::Ring::push) to its last completion.
@@ -26,8 +26,8 @@ impl OpId {
         self.0.get()
     }
 
-    /// The id of a number that [`OpId::as_u64`] gave, or that a driver without a kernel made up; 0 becomes an id
-    /// that names nothing.
+    /// The id of a number that [`OpId::as_u64`] gave, or that a driver without a kernel made up; 0
+    /// becomes an id that names nothing.
     #[inline]
     pub const fn from_u64(raw: u64) -> OpId {
         match NonZeroU64::new(raw) {
@@ -55,10 +55,10 @@ impl fmt::Debug for OpId {
 pub enum Op {
     /// Receives into slots that the kernel picks from the window.
     ///
-    /// Without [`Cap::RECV_MULTISHOT`](super::Cap::RECV_MULTISHOT) it completes once, with `more` false.
-    /// Without [`Cap::BUFFER_RING`](super::Cap::BUFFER_RING) the ring takes a slot of the arena itself.
-    /// `ENOBUFS` means that no slot was left: arm it again once [`Ring::refill`](super::Ring::refill)
-    /// has published some.
+    /// Without [`Cap::RECV_MULTISHOT`](super::Cap::RECV_MULTISHOT) it completes once, with `more`
+    /// false. Without [`Cap::BUFFER_RING`](super::Cap::BUFFER_RING) the ring takes a slot of the
+    /// arena itself. `ENOBUFS` means that no slot was left: arm it again once
+    /// [`Ring::refill`](super::Ring::refill) has published some.
     Recv {
         /// A socket.
         fd: RawFd,
@@ -66,13 +66,14 @@ pub enum Op {
         multishot: bool,
         /// Bytes that one completion may carry at most; 0 means a whole slot.
         max_len: u32,
-        /// Bytes after which a multishot receive ends by itself; 0 means never. It may overshoot by less
-        /// than one slot. Without [`Cap::RECV_ARM_LIMIT`](super::Cap::RECV_ARM_LIMIT) a single receive of
-        /// at most that length takes its place.
+        /// Bytes after which a multishot receive ends by itself; 0 means never. It may overshoot by
+        /// less than one slot. Without [`Cap::RECV_ARM_LIMIT`](super::Cap::RECV_ARM_LIMIT) a single
+        /// receive of at most that length takes its place.
         arm_limit: u32,
-        /// Let the kernel fill several slots at a time, up to `arm_limit`; it looks at so many for each receive, which
-        /// pays where much arrives at once. Each slot has a completion of its own all the same. Only for a multishot
-        /// receive with an `arm_limit` and no `max_len`, and with [`Cap::RECV_BUNDLE`](super::Cap::RECV_BUNDLE).
+        /// Let the kernel fill several slots at a time, up to `arm_limit`; it looks at so many for
+        /// each receive, which pays where much arrives at once. Each slot has a completion of its
+        /// own all the same. Only for a multishot receive with an `arm_limit` and no `max_len`, and
+        /// with [`Cap::RECV_BUNDLE`](super::Cap::RECV_BUNDLE).
         bundle: bool,
         /// Wait for data before the first attempt: saves it when nothing is there yet.
         poll_first: bool,
@@ -106,9 +107,11 @@ pub enum Op {
         /// Complete only when all is sent or an error occurs.
         wait_all: bool,
     },
-    /// Sends pieces without a copy, all of them, and completes when the kernel is done with their memory.
+    /// Sends pieces without a copy, all of them, and completes when the kernel is done with their
+    /// memory.
     ///
-    /// Without [`Cap::SEND_ZC`](super::Cap::SEND_ZC) it copies. Unix sockets refuse it (`EOPNOTSUPP`).
+    /// Without [`Cap::SEND_ZC`](super::Cap::SEND_ZC) it copies. Unix sockets refuse it
+    /// (`EOPNOTSUPP`).
     SendZc {
         /// A TCP socket.
         fd: RawFd,
@@ -137,7 +140,8 @@ pub enum Op {
         /// Where to.
         addr: SockAddr,
     },
-    /// Waits for readiness: the result is what holds, of `events` (`libc::POLL*`), `POLLERR` and `POLLHUP`.
+    /// Waits for readiness: the result is what holds, of `events` (`libc::POLL*`), `POLLERR` and
+    /// `POLLHUP`.
     Poll {
         /// Any descriptor that can be polled.
         fd: RawFd,

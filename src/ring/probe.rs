@@ -87,8 +87,8 @@ fn trials(ring: &IoUring) -> Result<Cap, Errno> {
 /// Submits one entry to a ring without any other and gives its result.
 fn attempt(ring: &IoUring, entry: &squeue::Entry) -> Result<i32, Errno> {
     // SAFETY: the only submission queue of this ring, for as long as it is borrowed. What the entry
-    // points to outlives the wait for its completion below, and with no descriptor the kernel does not
-    // keep it (I1).
+    // points to outlives the wait for its completion below, and with no descriptor the kernel does
+    // not keep it (I1).
     let pushed = unsafe { ring.submission_shared().push(entry) };
     debug_assert!(pushed.is_ok(), "the queue is empty between trials");
     loop {

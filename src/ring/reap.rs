@@ -111,8 +111,8 @@ impl Ring {
         len > 0
     }
 
-    /// A bundle becomes one completion for each slot that it filled, of which this gives the first; anything else
-    /// stays what it is.
+    /// A bundle becomes one completion for each slot that it filled, of which this gives the first;
+    /// anything else stays what it is.
     #[inline]
     fn first_part(&mut self, cqe: Cqe) -> Cqe {
         let (Some(id), Some(window)) = (cqe.buffer_id(), &self.window) else {
@@ -124,7 +124,8 @@ impl Ring {
         }
     }
 
-    /// Takes a bundle apart, in the order in which the kernel took the slots. The operation's state is its last part's.
+    /// Takes a bundle apart, in the order in which the kernel took the slots. The operation's state
+    /// is its last part's.
     fn take_apart(&mut self, cqe: Cqe, mut id: u16, mut len: u32) -> Cqe {
         let window = self.window.as_ref().expect("a bundle came from it");
         let goes_on = cqe.flags & uring::CQE_FLAGS | uring::CQE_F_MORE | uring::CQE_F_SOCK_NONEMPTY;
@@ -197,8 +198,8 @@ impl Ring {
         }
         let accepted = match result {
             Ok(fd) if Kind::yields_descriptor(id) => {
-                // SAFETY: the kernel made this descriptor for this one completion, which is handed on once (I5's
-                // rule for slots, kept here for descriptors).
+                // SAFETY: the kernel made this descriptor for this one completion, which is handed
+                // on once (I5's rule for slots, kept here for descriptors).
                 Some(unsafe { OwnedFd::from_raw_fd(fd as i32) })
             }
             _ => None,
@@ -224,8 +225,8 @@ impl Ring {
         errno
     }
 
-    /// A completion without an operation: of a cancel, or a stale one whose slot goes home (I5) and whose
-    /// descriptor is closed.
+    /// A completion without an operation: of a cancel, or a stale one whose slot goes home (I5) and
+    /// whose descriptor is closed.
     #[cold]
     fn unclaimed(&mut self, cqe: Cqe, slot: Option<Slot>) {
         drop(slot);
@@ -245,7 +246,8 @@ impl Ring {
 
 /// Closes a descriptor that nobody wants.
 fn close_unwanted(fd: RawFd) {
-    // SAFETY: the kernel made it for an accept, and its completion is told to nobody: nobody else owns it.
+    // SAFETY: the kernel made it for an accept, and its completion is told to nobody: nobody else
+    // owns it.
     drop(unsafe { OwnedFd::from_raw_fd(fd) });
 }
 
@@ -255,7 +257,7 @@ fn filled(slot: Slot, len: usize) -> Option<Piece> {
     if len == 0 {
         return None;
     }
-    // SAFETY: the kernel has completed the receive that was given this slot, reported `len` bytes, and
-    // writes it no more (I12): the slot was in one operation, or in one buffer id, only.
+    // SAFETY: the kernel has completed the receive that was given this slot, reported `len` bytes,
+    // and writes it no more (I12): the slot was in one operation, or in one buffer id, only.
     Some(unsafe { slot.filled(len) })
 }

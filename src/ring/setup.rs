@@ -21,7 +21,8 @@ pub struct RingConfig {
     /// Submission entries, rounded up to a power of two; 1024 by default, at most 32,768. When
     /// memory is short the ring settles for fewer, down to 64.
     pub entries: u32,
-    /// Completion entries, rounded up to a power of two; 0, the default, means four times `entries`.
+    /// Completion entries, rounded up to a power of two; 0, the default, means four times
+    /// `entries`.
     pub cq_entries: u32,
     /// Abilities of the kernel not to be used; those that `EVRING_CAPS` masks come on top.
     pub caps_mask: CapsMask,
@@ -91,8 +92,8 @@ pub(super) fn build(config: &RingConfig) -> Result<Built, SetupError> {
     Ok(Built { uring, caps })
 }
 
-/// Tries with all of `flags`, then without what is refused, newest first, and with fewer entries when
-/// memory is short.
+/// Tries with all of `flags`, then without what is refused, newest first, and with fewer entries
+/// when memory is short.
 fn climb_down(
     mut entries: u32,
     mut cq_entries: u32,

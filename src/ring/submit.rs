@@ -1,5 +1,5 @@
-//! Operations become submission entries. The memory they point to moves into the table (I1), and an entry
-//! that the queue has no room for waits in a backlog, so that pushing never fails (I3).
+//! Operations become submission entries. The memory they point to moves into the table (I1), and an
+//! entry that the queue has no room for waits in a backlog, so that pushing never fails (I3).
 
 use super::caps::Cap;
 use super::op::{Gathered, INTERNAL, Kind};
@@ -19,12 +19,12 @@ const MAX_TRANSFER: usize = 0x7fff_f000;
 const CURRENT_POSITION: u64 = u64::MAX;
 
 impl Ring {
-    /// Queues an operation and gives its id. It starts at the next [`Ring::enter`] (or earlier, when the
-    /// queue is full and has to be flushed), and completes at least once; `token` comes with each
-    /// completion.
+    /// Queues an operation and gives its id. It starts at the next [`Ring::enter`] (or earlier,
+    /// when the queue is full and has to be flushed), and completes at least once; `token` comes
+    /// with each completion.
     ///
-    /// Never fails. What cannot even be tried completes with an error: `ENOBUFS` for a receive that finds
-    /// no slot, `ECHILD` in a forked child.
+    /// Never fails. What cannot even be tried completes with an error: `ENOBUFS` for a receive that
+    /// finds no slot, `ECHILD` in a forked child.
     #[inline]
     pub fn push(&mut self, token: u64, op: Op) -> OpId {
         if self.fork.is_child() {
@@ -87,8 +87,9 @@ impl Ring {
         }
     }
 
-    /// Asks the kernel to cancel an operation. It still has its last completion: with `ECANCELED`, or with
-    /// what it did before the cancel reached it. An id that names nothing any more is ignored.
+    /// Asks the kernel to cancel an operation. It still has its last completion: with `ECANCELED`,
+    /// or with what it did before the cancel reached it. An id that names nothing any more is
+    /// ignored.
     pub fn cancel(&mut self, op: OpId) {
         if self.fork.is_child() || self.table.get(op.as_u64()).is_none() {
             return;
@@ -176,7 +177,8 @@ impl Ring {
                 (Held::Piece(piece), entry.build())
             }
             Err(gather) => {
-                // Saves the copy of a header: 65 to 95 ns of about 1 µs for 2 to 64 pieces of 64 bytes (6.18).
+                // Saves the copy of a header: 65 to 95 ns of about 1 µs for 2 to 64 pieces of 64
+                // bytes (6.18).
                 let entry = if self.caps.has(Cap::SEND_VECTORIZED) {
                     opcode::Send::new(
                         fd,
@@ -346,8 +348,8 @@ impl Ring {
     /// False when the submission queue is full.
     #[inline]
     fn try_enqueue(&mut self, entry: &squeue::Entry) -> bool {
-        // SAFETY: what the entry points to belongs to the table until the last completion (I1, I2), kept
-        // by `start`; the ring's own entries point to nothing.
+        // SAFETY: what the entry points to belongs to the table until the last completion (I1, I2),
+        // kept by `start`; the ring's own entries point to nothing.
         unsafe { self.uring.submission().push(entry) }.is_ok()
     }
 

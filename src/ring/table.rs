@@ -1,4 +1,5 @@
-//! The table of operations in flight: who pushed them, and the memory that the kernel may touch (I1).
+//! The table of operations in flight: who pushed them, and the memory that the kernel may touch
+//! (I1).
 
 use super::op::{GENERATIONS, Kind, index_of, user_data};
 use crate::arena::{Piece, Slot};
@@ -108,8 +109,8 @@ impl Table {
         (entry.id == id).then_some(entry.token)
     }
 
-    /// Ends an operation that is in the table and gives back its memory (I2: the caller has seen its last
-    /// completion).
+    /// Ends an operation that is in the table and gives back its memory (I2: the caller has seen
+    /// its last completion).
     #[inline]
     pub(super) fn remove(&mut self, id: u64) -> Held {
         let index = index_of(id);
@@ -133,7 +134,8 @@ impl Table {
 
     #[cold]
     fn grow(&mut self) {
-        // Entry numbers are 32 bits wide and the last one means none: no machine has memory for so many.
+        // Entry numbers are 32 bits wide and the last one means none: no machine has memory for so
+        // many.
         let index = u32::try_from(self.entries.len()).unwrap_or(NONE);
         assert!(index < NONE, "four billion operations in flight");
         self.entries.push(Entry {

@@ -1,8 +1,8 @@
 //! The window: slots published to the kernel, which fills them with what arrives.
 //!
 //! A small window is refilled from the arena's LIFO pool once a turn, so that the kernel writes to
-//! memory that is still in the cache. Where the kernel has no ring of provided buffers, or memory is short
-//! for it, every receive takes a slot of its own instead.
+//! memory that is still in the cache. Where the kernel has no ring of provided buffers, or memory
+//! is short for it, every receive takes a slot of its own instead.
 
 use super::caps::{Cap, Caps};
 use super::error::SetupError;
@@ -33,7 +33,8 @@ pub(super) struct Window {
 
 /// A ring of provided buffers: the kernel takes entries from its head, the window adds at its tail.
 ///
-/// A buffer's id is its entry's index, so that the entries a bundle took are those behind the one it names.
+/// A buffer's id is its entry's index, so that the entries a bundle took are those behind the one
+/// it names.
 #[derive(Debug)]
 struct BufferRing {
     memory: Pages,
@@ -149,8 +150,8 @@ impl Window {
         (buffer_id + 1) & (self.size - 1)
     }
 
-    /// Takes the window back from the kernel; its slots go home when it is dropped. No operation may
-    /// be in flight.
+    /// Takes the window back from the kernel; its slots go home when it is dropped. No operation
+    /// may be in flight.
     pub(super) fn detach(&mut self, uring: &IoUring, notices: &mut Notices) {
         if self.buffers.is_some()
             && let Err(err) = uring.submitter().unregister_buf_ring(GROUP)
@@ -171,8 +172,8 @@ impl BufferRing {
     fn register(uring: &IoUring, size: u16) -> Result<BufferRing, Errno> {
         let memory = Pages::map(usize::from(size) * size_of::<BufRingEntry>())?;
         let addr = memory.base.as_ptr() as u64;
-        // SAFETY: page-aligned zeroed memory with room for `size` entries; the kernel keeps its pages
-        // referenced until the group is unregistered or the ring is gone.
+        // SAFETY: page-aligned zeroed memory with room for `size` entries; the kernel keeps its
+        // pages referenced until the group is unregistered or the ring is gone.
         unsafe {
             uring
                 .submitter()
@@ -194,16 +195,16 @@ impl BufferRing {
         let before = self.tail;
         loop {
             let id = self.tail & self.mask;
-            // Completions of single receives may come later than those of others that took later entries: the
-            // entry is free once its own has come.
+            // Completions of single receives may come later than those of others that took later
+            // entries: the entry is free once its own has come.
             if self.slots[usize::from(id)].is_some() {
                 break;
             }
             let Some(slot) = take(arena, notices) else {
                 break;
             };
-            // SAFETY: the index is below the number of entries. The kernel does not read this entry: its slot
-            // came back, so its head is beyond the entry, and our tail not yet.
+            // SAFETY: the index is below the number of entries. The kernel does not read this
+            // entry: its slot came back, so its head is beyond the entry, and our tail not yet.
             let entry = unsafe { &mut *self.entries().add(usize::from(id)) };
             entry.set_addr(slot.as_mut_ptr() as u64);
             entry.set_len(slot.capacity() as u32);
@@ -213,7 +214,8 @@ impl BufferRing {
             self.tail = self.tail.wrapping_add(1);
         }
         if self.tail != before {
-            // SAFETY: the ring's tail lies in its first entry, aligned, and only this thread stores to it.
+            // SAFETY: the ring's tail lies in its first entry, aligned, and only this thread stores
+            // to it.
             let tail = unsafe {
                 let tail = BufRingEntry::tail(self.entries().cast_const());
                 AtomicU16::from_ptr(tail.cast_mut())
@@ -228,9 +230,10 @@ impl BufferRing {
     fn len_of(&self, id: u16) -> Option<u32> {
         let id = usize::from(id);
         self.slots.get(id)?.as_ref()?;
-        // SAFETY: the index is below the number of entries, as `slots` has one for each. The kernel writes an
-        // entry's length only while it is entered, on this thread, and this is the field alone (the tail, which
-        // shares entry 0 with it, is not touched). The slot behind it is the kernel's until `consume` (I12).
+        // SAFETY: the index is below the number of entries, as `slots` has one for each. The kernel
+        // writes an entry's length only while it is entered, on this thread, and this is the field
+        // alone (the tail, which shares entry 0 with it, is not touched). The slot behind it is the
+        // kernel's until `consume` (I12).
         Some(unsafe { (*self.entries().add(id)).len() })
     }
 
@@ -266,7 +269,8 @@ impl Pages {
     fn map(bytes: usize) -> Result<Pages, Errno> {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         let prot = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: an anonymous mapping at an address of the kernel's choice touches nothing of ours.
+        // SAFETY: an anonymous mapping at an address of the kernel's choice touches nothing of
+        // ours.
         let base = unsafe { libc::mmap(ptr::null_mut(), bytes, prot, flags, -1, 0) };
         if base == libc::MAP_FAILED {
             return Err(Errno::last());

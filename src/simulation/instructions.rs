@@ -1,9 +1,9 @@
 //! What a message costs in instructions, by the count of callgrind: `benches/instructions.sh`.
 //!
-//! valgrind knows no io_uring, so the library runs on the simulated kernel here. What is spent below
-//! the driver's methods and below [`next_round`] is taken off the count. Peers
-//! wait for an answer before they send again, all at the same moments, so that a message takes
-//! the same way in each round: a turn in which all receive, a turn in which all have sent.
+//! valgrind knows no io_uring, so the library runs on the simulated kernel here. What is spent
+//! below the driver's methods and below [`next_round`] is taken off the count. Peers wait for an
+//! answer before they send again, all at the same moments, so that a message takes the same way in
+//! each round: a turn in which all receive, a turn in which all have sent.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -49,7 +49,8 @@ struct Peers {
     size: Cell<usize>,
     rounds: Cell<u64>,
     round: Cell<u64>,
-    /// A far end that sends a byte every [`PAIR_TURNS`], to a loop that has nothing else of the kernel.
+    /// A far end that sends a byte every [`PAIR_TURNS`], to a loop that has nothing else of the
+    /// kernel.
     waker: Cell<Option<usize>>,
     turns: Cell<u64>,
 }
@@ -213,8 +214,8 @@ fn proxy(peers: &Rc<Peers>, size: usize) {
     }
 }
 
-/// A message there and back between the two sides of one pair. The simulated kernel panics at a loop
-/// that turns for long without it, so that it brings a byte now and then.
+/// A message there and back between the two sides of one pair. The simulated kernel panics at a
+/// loop that turns for long without it, so that it brings a byte now and then.
 fn pair(peers: &Rc<Peers>) {
     let rounds = peers.rounds.get() * CONNECTIONS;
     peers.rounds.set(0);

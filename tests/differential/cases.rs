@@ -1,7 +1,7 @@
 //! Scripts written for the rules, and the differences that are meant.
 //!
-//! `differs` is what only libevent does (`<`) and what only evring does (`>`), by the line of the script. Where it is not empty
-//! the comment says which rule wants it so.
+//! `differs` is what only libevent does (`<`) and what only evring does (`>`), by the line of the
+//! script. Where it is not empty the comment says which rule wants it so.
 
 use super::compare::{Differ, Order};
 
@@ -103,7 +103,8 @@ pub const ALL: &[Differ] = &[
             > main pgot 1 e00c22e0
         ",
     },
-    // Rule 4 holds for every flavour; libevent protects neither a pair's output nor the buffers of a filter.
+    // Rule 4 holds for every flavour; libevent protects neither a pair's output nor the buffers of
+    // a filter.
     Differ {
         name: "rule 04: input takes no appends, output no drains",
         order: Order::AsCalled,
@@ -168,7 +169,8 @@ pub const ALL: &[Differ] = &[
         ",
         differs: "",
     },
-    // Rule 6: what came in is told; libevent's flush of a filter does not. Rule 33: nothing moved below, so nobody is called.
+    // Rule 6: what came in is told; libevent's flush of a filter does not. Rule 33: nothing moved
+    // below, so nobody is called.
     Differ {
         name: "rule 06: a flush of a filter's reading direction",
         order: Order::AsCalled,
@@ -331,7 +333,8 @@ pub const ALL: &[Differ] = &[
         ",
         differs: "",
     },
-    // Rule 9 holds for filters as well: READ is disabled, and enabling it again tells the end again.
+    // Rule 9 holds for filters as well: READ is disabled, and enabling it again tells the end
+    // again.
     Differ {
         name: "rule 09: on a filter",
         order: Order::AsCalled,
@@ -470,7 +473,8 @@ pub const ALL: &[Differ] = &[
         ",
         differs: "",
     },
-    // Rule 15: what has nobody to be told to is over; libevent keeps it until callbacks are set again.
+    // Rule 15: what has nobody to be told to is over; libevent keeps it until callbacks are set
+    // again.
     Differ {
         name: "rule 15: callbacks changed inside one hold for the same run",
         order: Order::AsCalled,
@@ -719,7 +723,8 @@ pub const ALL: &[Differ] = &[
         ",
         differs: "",
     },
-    // Rule 26: CONNECTED alone; libevent 2.1 calls the write callback as well when a connect succeeds at once.
+    // Rule 26: CONNECTED alone; libevent 2.1 calls the write callback as well when a connect
+    // succeeds at once.
     Differ {
         name: "rule 26: connect to a Unix socket",
         order: Order::AsCalled,
@@ -903,7 +908,8 @@ pub const ALL: &[Differ] = &[
             < 0w write 0
         ",
     },
-    // Rule 34: the answer tells whether bytes moved, as the header says; libevent's pair always answers 0.
+    // Rule 34: the answer tells whether bytes moved, as the header says; libevent's pair always
+    // answers 0.
     Differ {
         name: "rule 34: the modes of a flush",
         order: Order::AsCalled,
@@ -1050,7 +1056,8 @@ pub const ALL: &[Differ] = &[
         ",
         differs: "",
     },
-    // Rule 38: a filter that was full goes on when it is drained; libevent's leaves the rest until more comes.
+    // Rule 38: a filter that was full goes on when it is drained; libevent's leaves the rest until
+    // more comes.
     Differ {
         name: "rule 38: the input filter and its high mark",
         order: Order::AsCalled,
@@ -1161,7 +1168,8 @@ pub const ALL: &[Differ] = &[
         ",
         differs: "",
     },
-    // Rule 39 [I]: the filter is called with Finished before the end is told. Rule 9: READ is disabled.
+    // Rule 39 [I]: the filter is called with Finished before the end is told. Rule 9: READ is
+    // disabled.
     Differ {
         name: "rule 39: its rest at the end of the stream",
         order: Order::AsCalled,

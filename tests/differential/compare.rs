@@ -11,8 +11,9 @@ pub enum Order {
     AsCalled,
     /// The order within each direction of each bufferevent.
     ///
-    /// Between directions, and between bufferevents, there is no order to keep: libevent calls in the order in which
-    /// epoll reports descriptors, evring in the order in which operations complete. Runs are not mixed with each other.
+    /// Between directions, and between bufferevents, there is no order to keep: libevent calls in
+    /// the order in which epoll reports descriptors, evring in the order in which operations
+    /// complete. Runs are not mixed with each other.
     PerDirection,
 }
 
@@ -68,8 +69,8 @@ pub fn differences(theirs: &str, ours: &str) -> String {
 
 /// An account, an operation a section, its lines in the order that is compared.
 fn sorted(account: &str, order: Order) -> String {
-    // Rule 3: what had come in before a pause evring may have taken from the kernel, and libevent not. A close with
-    // unread bytes is a reset on a Unix socket.
+    // Rule 3: what had come in before a pause evring may have taken from the kernel, and libevent
+    // not. A close with unread bytes is a reset on a Unix socket.
     let account = match order {
         Order::PerDirection => account.replace(" error", " eof"),
         Order::AsCalled => account.to_owned(),

@@ -1,7 +1,8 @@
-//! The same scripts on libevent and on evring: both must call back in the same order and move the same bytes.
+//! The same scripts on libevent and on evring: both must call back in the same order and move the
+//! same bytes.
 //!
-//! Needs libevent's development files at build time and says so when they are missing. What a script may contain stands
-//! in `tests/libevent-peer/peer.c`.
+//! Needs libevent's development files at build time and says so when they are missing. What a
+//! script may contain stands in `tests/libevent-peer/peer.c`.
 //!
 //! - `EVRING_DIFF_SEED=n cargo test --test differential` runs the random script of one seed only;
 //! - `EVRING_DIFF_COUNT=n` runs so many random scripts instead of the usual number;
@@ -21,7 +22,8 @@ use evring_libevent_peer::Libevent;
 /// Random scripts of each family in a usual run.
 const USUAL_COUNT: u64 = 150;
 
-/// A script with time-outs is tried so often: on a machine that is busy enough, either side may be late.
+/// A script with time-outs is tried so often: on a machine that is busy enough, either side may be
+/// late.
 const TIMED_TRIES: usize = 4;
 
 /// `None`, and a word about it, where libevent's headers were missing.

@@ -1,7 +1,7 @@
 //! Random scripts, each from a seed.
 //!
-//! They keep away from what is meant to differ (`cases.rs` has each such difference by its rule), and from what depends on
-//! when the kernel is looked at: each place says why.
+//! They keep away from what is meant to differ (`cases.rs` has each such difference by its rule),
+//! and from what depends on when the kernel is looked at: each place says why.
 
 use std::fmt::Write as _;
 
@@ -63,8 +63,8 @@ pub fn script(seed: u64) -> String {
     let mut waiting = false;
     for _ in 0..4 + random.below(16) {
         let id = random.of(users);
-        // What two on one loop write to each other within a turn, one read may bring, or two; and a deferred
-        // callback may be merged with the next.
+        // What two on one loop write to each other within a turn, one read may bring, or two; and a
+        // deferred callback may be merged with the next.
         let settled = family == Sockets && id != 0 || opts == "cd";
         if settled || random.below(4) == 0 {
             script += "run\n";
@@ -118,7 +118,8 @@ fn op(random: &mut Random, family: Family, id: u64) -> String {
     }
 }
 
-/// What moves bytes below a filter of a pair: in libevent within the call, on evring within the turn.
+/// What moves bytes below a filter of a pair: in libevent within the call, on evring within the
+/// turn.
 fn moved(family: Family, op: String) -> String {
     match family {
         Family::FilteredPair => op + "\nrun",
@@ -130,7 +131,8 @@ fn disable(family: Family, id: u64, dirs: &str) -> String {
     match family {
         // Rule 3: an enable does not make libevent's filter send what waits.
         Family::Filter | Family::FilteredPair => format!("disable {id} r"),
-        // A close resets a Unix connection when bytes are left in the kernel; evring may have taken them in a pause.
+        // A close resets a Unix connection when bytes are left in the kernel; evring may have taken
+        // them in a pause.
         Family::Sockets if id != 0 => format!("disable {id} w"),
         _ => format!("disable {id} {dirs}"),
     }
@@ -139,8 +141,8 @@ fn disable(family: Family, id: u64, dirs: &str) -> String {
 fn marks(random: &mut Random, family: Family, id: u64, dirs: &str) -> String {
     let low = random.below(8);
     if family != Family::Pair {
-        // Rule 38: with a high mark, libevent's filter stalls. On a socket, how much comes at once depends on what
-        // the mark was when the receive began.
+        // Rule 38: with a high mark, libevent's filter stalls. On a socket, how much comes at once
+        // depends on what the mark was when the receive began.
         return format!("marks {id} {dirs} {low} 0");
     }
     // Rule 34: libevent's flush moves a part where there is a high mark.
@@ -154,7 +156,8 @@ fn flush(random: &mut Random, family: Family, id: u64, n: u64) -> String {
     match family {
         // Rule 33: there has to be something to move, or libevent calls back for nothing.
         Family::Pair => format!("disable 0 w\nwrite 0 {n}\nflush 0 w flush"),
-        // Rule 38: what a flush brought below a filter that does not read, libevent's leaves there on an enable.
+        // Rule 38: what a flush brought below a filter that does not read, libevent's leaves there
+        // on an enable.
         Family::FilteredPair => format!("flush {id} w normal"),
         // Rule 6: libevent's filter does not tell what a flush of its reading direction brings.
         _ => format!("flush {id} w {}", random.of(&["normal", "flush"])),
@@ -166,7 +169,8 @@ fn free(family: Family, id: u64) -> String {
         // Rule 35: a pair as a whole, or the partner sees an end that libevent does not tell.
         Family::Pair => "free 0\nfree 1".into(),
         Family::FilteredPair => "free 2\nfree 3".into(),
-        // libevent closes the descriptor in the next turn, and what is below a filter with the last deferred callback.
+        // libevent closes the descriptor in the next turn, and what is below a filter with the last
+        // deferred callback.
         Family::Filter => format!("run\nfree {id}\nrun"),
         Family::Sockets => format!("free {id}\nrun"),
     }

@@ -110,7 +110,8 @@ impl World {
         })
     }
 
-    /// Frees what the script has left: filters before what is under them. The ledgers read zero afterwards.
+    /// Frees what the script has left: filters before what is under them. The ledgers read zero
+    /// afterwards.
     fn end(self: Rc<Self>) {
         self.lines.set(RUN_LINES);
         for id in (0..SLOTS).rev() {

@@ -67,7 +67,8 @@ pub fn give_up(base: &EventBase) {
     });
 }
 
-/// Stops the base once `done` says so, asked after every read callback; all that is read is dropped.
+/// Stops the base once `done` says so, asked after every read callback; all that is read is
+/// dropped.
 pub fn read_until(bev: &BufferEvent, mut done: impl FnMut(&BufferEvent, usize) -> bool + 'static) {
     let mut total = 0;
     bev.set_callbacks(Callbacks::new().on_read(move |bev| {

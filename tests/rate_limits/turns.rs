@@ -43,7 +43,8 @@ fn ten_thousand_members_resume_in_a_tick() {
         // The first turns launch everything for the first time.
         if seen.turns > FIRST_TURNS {
             seen.busy = seen.busy.max(turn.busy);
-            // From one hook to the next: the turn, and the kernel's part of handing its operations over.
+            // From one hook to the next: the turn, and the kernel's part of handing its operations
+            // over.
             seen.cpu = seen.cpu.max(now.cpu - before.cpu);
             if turn.busy == seen.busy {
                 seen.waited = now.waited - before.waited;

@@ -46,14 +46,14 @@ impl Segment {
         header::try_new_block(min).map(Self::over)
     }
 
-    /// An empty segment over a fresh block for a copy of up to `n` bytes out of this one, charged to
-    /// the arena that they come from. It fits tightly: its room may be less.
+    /// An empty segment over a fresh block for a copy of up to `n` bytes out of this one, charged
+    /// to the arena that they come from. It fits tightly: its room may be less.
     pub(crate) fn copy_room(&self, n: usize) -> Self {
         Self::over(header::new_copy(self.header(), n))
     }
 
-    /// As [`Segment::try_with_capacity`], for a copy of bytes of this one, charged to the arena that
-    /// they come from.
+    /// As [`Segment::try_with_capacity`], for a copy of bytes of this one, charged to the arena
+    /// that they come from.
     pub(crate) fn try_copy_room(&self, min: usize) -> Option<Self> {
         header::try_new_copy(self.header(), min).map(Self::over)
     }

@@ -17,10 +17,10 @@ use crate::sys::Errno;
 
 /// What a filter does to the bytes that pass through it (`bufferevent_filter_cb`).
 ///
-/// Each method moves bytes from `src` to `dst`, transforming them. `limit` is how many `dst` should get at most, to stay
-/// within its mark; going over it is allowed. The mode says whether to hold bytes back as is convenient
-/// (`Normal`), to hand over what there is (`Flush`), or that this was the last of it (`Finished`). A method that is not
-/// implemented passes bytes on as they are.
+/// Each method moves bytes from `src` to `dst`, transforming them. `limit` is how many `dst` should
+/// get at most, to stay within its mark; going over it is allowed. The mode says whether to hold
+/// bytes back as is convenient (`Normal`), to hand over what there is (`Flush`), or that this was
+/// the last of it (`Finished`). A method that is not implemented passes bytes on as they are.
 pub trait Filter {
     /// Received bytes: from the underlying's input to the filter's input.
     fn input(

@@ -2,7 +2,8 @@
 //!
 //! The budget itself is the [`Ledger`], which needs no lock. A mutex guards what changes at
 //! refills, joins, waits and resumptions; hooks are called once it is free again. Here is what
-//! members do; `owner` has what the group's owner and the bases do, `refill` what follows the clock.
+//! members do; `owner` has what the group's owner and the bases do, `refill` what follows the
+//! clock.
 
 use std::sync::Mutex;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -19,8 +20,8 @@ mod refill;
 /// What idle receives may hold that does not count against the burst: the default size of a slot.
 const IDLE_SLACK_BYTES: i64 = 16 * 1024;
 
-/// The part of the rate that idle receives may hold where the burst is no larger. Those who are busy
-/// then fall short of the rate by as much; to poll before every receive would cost more.
+/// The part of the rate that idle receives may hold where the burst is no larger. Those who are
+/// busy then fall short of the rate by as much; to poll before every receive would cost more.
 const IDLE_PART: i64 = 256;
 
 /// One direction of a group.

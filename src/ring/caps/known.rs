@@ -132,8 +132,8 @@ pub(super) const KNOWN: [Known; 19] = [
 
 /// Abilities that a release has, but broken.
 ///
-/// A multishot receive of 6.0 to 6.6.16 and of 6.7 goes on for as long as data keeps coming, so that one
-/// busy connection starves all others.
+/// A multishot receive of 6.0 to 6.6.16 and of 6.7 goes on for as long as data keeps coming, so
+/// that one busy connection starves all others.
 pub(super) fn known_bad(release: Release) -> Cap {
     let unfair_multishot = release < Release::new(6, 6, 17)
         || (release >= Release::new(6, 7, 0) && release < Release::new(6, 8, 0));

@@ -7,11 +7,12 @@ use std::str::FromStr;
 /// Environment variable with a [`CapsMask`] that holds for every ring of the process.
 pub const CAPS_VARIABLE: &str = "EVRING_CAPS";
 
-/// Abilities that a ring shall do without, or use although its kernel's release is known to have them broken.
+/// Abilities that a ring shall do without, or use although its kernel's release is known to have
+/// them broken.
 ///
-/// Written as a list of names with a sign, for example `-recv_multishot,+send_zc`: `-` masks an ability,
-/// `+` trusts it (for distribution kernels that carry the repair). With it one machine can test every
-/// rung. The environment variable `EVRING_CAPS` holds one too; both add up.
+/// Written as a list of names with a sign, for example `-recv_multishot,+send_zc`: `-` masks an
+/// ability, `+` trusts it (for distribution kernels that carry the repair). With it one machine can
+/// test every rung. The environment variable `EVRING_CAPS` holds one too; both add up.
 ///
 /// ```
 /// use evring::ring::{Cap, CapsMask};

@@ -51,7 +51,8 @@ bitflags::bitflags! {
         const FIXED_BUFFERS = 1 << 16;
         /// All operations of a ring can be cancelled at once.
         const CANCEL_ANY = 1 << 17;
-        /// One completion of a receive fills several slots. Used only with [`Cap::RECV_ARM_LIMIT`], which bounds it.
+        /// One completion of a receive fills several slots. Used only with [`Cap::RECV_ARM_LIMIT`],
+        /// which bounds it.
         const RECV_BUNDLE = 1 << 18;
     }
 }
@@ -64,7 +65,8 @@ impl Cap {
         .union(Cap::SUBMIT_ALL)
         .union(Cap::NO_SQARRAY);
 
-    /// What bundles are no use without. The kernels before 6.15 that order them wrongly have no limit either.
+    /// What bundles are no use without. The kernels before 6.15 that order them wrongly have no
+    /// limit either.
     const BUNDLE_NEEDS: Cap = Cap::BUFFER_RING
         .union(Cap::RECV_MULTISHOT)
         .union(Cap::RECV_ARM_LIMIT);
@@ -96,8 +98,8 @@ impl Cap {
 ///
 /// Found by trying: feature bits, the list of opcodes, and entries that are submitted on no
 /// descriptor, which a kernel refuses differently when it does not know their flags. The release is
-/// consulted only to leave alone what is known to be broken in it. [`Display`](fmt::Display) prints a
-/// table.
+/// consulted only to leave alone what is known to be broken in it. [`Display`](fmt::Display) prints
+/// a table.
 ///
 /// ```no_run
 /// use evring::ring::{Cap, Ring, RingConfig};
@@ -144,8 +146,8 @@ impl Caps {
         }
     }
 
-    /// The abilities that were found, used or not. Those that are flags of the set-up count as found
-    /// only if they were tried.
+    /// The abilities that were found, used or not. Those that are flags of the set-up count as
+    /// found only if they were tried.
     pub fn found(&self) -> Cap {
         self.found
     }

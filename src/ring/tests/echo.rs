@@ -47,7 +47,8 @@ fn echo_works_on_every_rung() {
     }
 }
 
-/// Echoes messages of many sizes, each sent back in as many pieces as it came in, until the client ends.
+/// Echoes messages of many sizes, each sent back in as many pieces as it came in, until the client
+/// ends.
 fn echo(
     rig: &mut Rig,
     mut client: impl Read + Write + AsFd + Send + 'static,

@@ -51,7 +51,8 @@ fn a_wait_ends_at_its_deadline() {
         .expect("no error");
     assert!(start.elapsed() >= Duration::from_millis(20));
     assert!(rig.ring.next().is_none());
-    // The first wait submitted, so that the kernel reported that; this one has nothing but its deadline.
+    // The first wait submitted, so that the kernel reported that; this one has nothing but its
+    // deadline.
     let start = Instant::now();
     rig.ring
         .enter(Wait::Until(Some(Duration::from_millis(20))))
@@ -68,7 +69,8 @@ fn a_wait_ends_at_its_deadline() {
 fn a_signal_ends_a_wait_without_an_error() {
     extern "C" fn ignore(_: libc::c_int) {}
     let handler: extern "C" fn(libc::c_int) = ignore;
-    // SAFETY: a handler that does nothing, installed without SA_RESTART for a signal no one else uses.
+    // SAFETY: a handler that does nothing, installed without SA_RESTART for a signal no one else
+    // uses.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = handler as libc::sighandler_t;
@@ -287,8 +289,8 @@ fn a_child_can_drop_the_ring_and_set_up_its_own() {
     let big = Piece::from(pattern(8 << 20));
     rig.send(2, &server, big.clone());
     rig.ring.enter(Wait::Poll).expect("both are under way");
-    // SAFETY: the arena's lock is this thread's alone, and the allocator's are safe. The copy of the ring is the
-    // child's own; the original is forgotten with the child's memory.
+    // SAFETY: the arena's lock is this thread's alone, and the allocator's are safe. The copy of
+    // the ring is the child's own; the original is forgotten with the child's memory.
     let code = unsafe {
         exit_code_of_child(|| {
             drop(std::ptr::read(&raw const rig.ring));

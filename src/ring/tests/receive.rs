@@ -228,7 +228,8 @@ fn a_bundle_does_not_pass_the_limit_of_its_arm() {
     rig.close();
 }
 
-/// Bundles of two streams that go round a small window many times, while pieces of both are kept for a while.
+/// Bundles of two streams that go round a small window many times, while pieces of both are kept
+/// for a while.
 #[test]
 fn bundles_of_several_streams_go_round_the_window() {
     const BYTES: usize = 3 << 20;

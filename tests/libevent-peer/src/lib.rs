@@ -1,7 +1,8 @@
 //! Runs scripts of bufferevent operations on libevent, and says what happened.
 //!
-//! A script is a text, one operation a line; what it may contain is written down at the top of `peer.c`. The
-//! program that runs it is a process of its own: a crash of libevent is an error, not the end of the test.
+//! A script is a text, one operation a line; what it may contain is written down at the top of
+//! `peer.c`. The program that runs it is a process of its own: a crash of libevent is an error, not
+//! the end of the test.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -52,7 +53,8 @@ impl Libevent {
     /// What the script printed.
     ///
     /// # Errors
-    /// [`io::ErrorKind::UnexpectedEof`], with what it printed so far, when the process died of the script.
+    /// [`io::ErrorKind::UnexpectedEof`], with what it printed so far, when the process died of the
+    /// script.
     pub fn finish(&mut self) -> io::Result<String> {
         let mut answer = String::new();
         loop {

@@ -8,15 +8,16 @@ use crate::event_base::EventBase;
 use crate::event_base::groups::GroupPort;
 use crate::rate_limit::{Demand, Direction, Grant, Launch, Limiter, Suspension};
 
-/// What a receive of a group's member asks for while it may have to wait for data, in slots: enough to go on
-/// for hundreds of messages, little enough that many members find room.
+/// What a receive of a group's member asks for while it may have to wait for data, in slots: enough
+/// to go on for hundreds of messages, little enough that many members find room.
 pub(super) const IDLE_RECEIVE_SLOTS: usize = 4;
 
-/// The least worth asking for instead of waiting for readability first, which costs an operation more.
+/// The least worth asking for instead of waiting for readability first, which costs an operation
+/// more.
 const IDLE_RECEIVE_BYTES: usize = 1024;
 
-/// A message that came last of at most this part of what an idle receive may hold is worth a multishot of
-/// small receives: several such messages, none longer.
+/// A message that came last of at most this part of what an idle receive may hold is worth a
+/// multishot of small receives: several such messages, none longer.
 pub(super) const SMALL_PART: u32 = 4;
 
 /// From so many slots on a grant is worth a multishot receive; below, a single one uses all of it.
@@ -136,7 +137,8 @@ impl Limits {
             Launch::Granted(grant) => {
                 let bytes = grant.bytes();
                 self.read.grant = Some(grant);
-                // A multishot overshoots by less than one of its receives: with that left out it keeps to the grant.
+                // A multishot overshoots by less than one of its receives: with that left out it
+                // keeps to the grant.
                 let each = match (shared, readable) {
                     _ if !multishot => None,
                     (true, true) => None,
