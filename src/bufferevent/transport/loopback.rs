@@ -6,7 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use super::{Changed, End, Rest, Transport};
+use super::{Changed, End, Nature, Rest, Transport};
 use crate::bufferevent::machine::{Fin, Link, Machine, StreamEnd};
 use crate::bufferevent::shell::{Cx, Inner};
 use crate::bufferevent::types::{FlushMode, FlushResult};
@@ -34,14 +34,26 @@ struct Loopback {
     stride: Cell<usize>,
     /// The stream that was written has ended, and so the one that is read.
     ended: Cell<bool>,
+    /// It passes for one that waits for the kernel.
+    outside: bool,
 }
 
 impl Loopback {
     fn make(base: &EventBase, options: Options, stride: usize) -> (BufferEvent, Rc<Inner<Self>>) {
+        Self::make_as(false, base, options, stride)
+    }
+
+    fn make_as(
+        outside: bool,
+        base: &EventBase,
+        options: Options,
+        stride: usize,
+    ) -> (BufferEvent, Rc<Inner<Self>>) {
         let line = Loopback {
             told: RefCell::default(),
             stride: Cell::new(stride),
             ended: Cell::new(false),
+            outside,
         };
         let inner = Inner::create(base, options, Link::Up, line);
         (BufferEvent(inner.clone()), inner)
@@ -99,6 +111,13 @@ impl Loopback {
 }
 
 impl Transport for Loopback {
+    fn nature(&self) -> Nature {
+        Nature {
+            in_memory: !self.outside,
+            follows: false,
+        }
+    }
+
     fn pump(&self, cx: &Cx<'_>) {
         let allowed = self.allowed(cx);
         if self.carry(cx, allowed) != 0 {
@@ -134,7 +153,7 @@ impl Transport for Loopback {
 
     fn rest(&self, _: &Cx<'_>, machine: &mut Machine, output: usize) -> Rest {
         Rest {
-            waits: machine.wants_write(output),
+            waits: self.outside && (machine.wants_read() || machine.wants_write(output)),
             look_at: u64::MAX,
         }
     }
@@ -211,7 +230,12 @@ mod tests {
                     }
                 })
                 .on_write(move |_| writes.writes.set(writes.writes.get() + 1))
-                .on_event(move |_, event| events.events.borrow_mut().push(event));
+                .on_event(move |bev, event| {
+                    events.events.borrow_mut().push(event);
+                    if event.contains(Events::TIMEOUT) {
+                        bev.base().expect("it is open").stop();
+                    }
+                });
             bev.set_callbacks(callbacks).expect("it is open");
             seen
         }
@@ -236,7 +260,7 @@ mod tests {
                 assert!(seen.bytes.borrow().is_empty(), "only the loop pumps it");
                 base.run().expect("the loop runs");
                 let line = &inner.transport;
-                assert_eq!(*seen.bytes.borrow(), pattern(len), "{len} by {stride}");
+                assert!(*seen.bytes.borrow() == pattern(len), "{len} by {stride}");
                 assert!(seen.writes.get() >= 1, "the write callback");
                 let end = Events::READING | Events::EOF;
                 assert_eq!(*seen.events.borrow(), [end], "once, after all bytes");
@@ -255,7 +279,6 @@ mod tests {
         let base = base();
         let (bev, inner) = Loopback::make(&base, Options::empty(), usize::MAX);
         bev.write(b"held").expect("open");
-        base.stop_after(SECOND);
         base.run().expect("the loop runs");
         assert_eq!((bev.input().len(), bev.output().len()), (0, 4));
         let both = Interest::READ | Interest::WRITE;
@@ -272,13 +295,17 @@ mod tests {
 
     #[test]
     fn either_direction_of_an_added_transport_times_out() {
-        for options in [Options::empty(), Options::DEFER_CALLBACKS] {
+        let kinds = [false, true].map(|outside| {
+            let deferral = [Options::empty(), Options::DEFER_CALLBACKS];
+            deferral.map(|options| (outside, options))
+        });
+        for (outside, options) in kinds.into_iter().flatten() {
             for (direction, interest, way) in [
                 (Direction::Read, Interest::READ, Events::READING),
                 (Direction::Write, Interest::WRITE, Events::WRITING),
             ] {
                 let base = base();
-                let (bev, inner) = Loopback::make(&base, options, 0);
+                let (bev, inner) = Loopback::make_as(outside, &base, options, 0);
                 let seen = Seen::by(&bev);
                 let (read, write) = match direction {
                     Direction::Read => (Some(SECOND), None),
@@ -302,30 +329,33 @@ mod tests {
 
     #[test]
     fn bytes_that_move_restart_the_timers_of_an_added_transport() {
-        let base = base();
-        let (bev, _inner) = Loopback::make(&base, Options::empty(), usize::MAX);
-        let seen = Seen::by(&bev);
-        bev.set_timeouts(Some(SECOND), Some(SECOND)).expect("open");
-        bev.enable(Interest::READ).expect("open");
-        let (writer, left) = (bev.clone(), Cell::new(4));
-        let ticking = base.interval(SECOND / 2, move |timer| {
-            writer.write(b".").expect("open");
-            left.set(left.get() - 1);
-            if left.get() == 0 {
-                timer.cancel();
-            }
-        });
-        let _ticking = ticking.expect("a timer");
-        let began = base.clock_ns();
-        base.run().expect("the loop runs");
-        assert_eq!(*seen.bytes.borrow(), b"....");
-        let late = Events::READING | Events::TIMEOUT;
-        assert_eq!(*seen.events.borrow(), [late], "nothing waits to be written");
-        assert!(
-            base.clock_ns() - began >= 3_000_000_000,
-            "a second of silence"
-        );
-        bev.free();
+        for outside in [false, true] {
+            let base = base();
+            let options = Options::empty();
+            let (bev, _inner) = Loopback::make_as(outside, &base, options, usize::MAX);
+            let seen = Seen::by(&bev);
+            bev.set_timeouts(Some(SECOND), Some(SECOND)).expect("open");
+            bev.enable(Interest::READ).expect("open");
+            let (writer, left) = (bev.clone(), Cell::new(4));
+            let ticking = base.interval(SECOND / 2, move |timer| {
+                writer.write(b".").expect("open");
+                left.set(left.get() - 1);
+                if left.get() == 0 {
+                    timer.cancel();
+                }
+            });
+            let _ticking = ticking.expect("a timer");
+            let began = base.clock_ns();
+            base.run().expect("the loop runs");
+            assert_eq!(*seen.bytes.borrow(), b"....");
+            let late = Events::READING | Events::TIMEOUT;
+            assert_eq!(*seen.events.borrow(), [late], "nothing waits to be written");
+            assert!(
+                base.clock_ns() - began >= 3_000_000_000,
+                "a second of silence"
+            );
+            bev.free();
+        }
     }
 
     #[test]
@@ -452,7 +482,7 @@ mod tests {
             filter.write(&pattern(len)).expect("open");
             filter.shutdown_write().expect("open");
             base.run().expect("the loop runs");
-            assert_eq!(*seen.bytes.borrow(), pattern(len), "{len} by {stride}");
+            assert!(*seen.bytes.borrow() == pattern(len), "{len} by {stride}");
             assert_eq!(*seen.events.borrow(), [Events::READING | Events::EOF]);
             filter.free();
             assert!(line.is_freed() && inner.transport.was_told(Told::Ended(End::Free)));
@@ -475,7 +505,7 @@ mod tests {
             far.write(&pattern(len)).expect("open");
             far.shutdown_write().expect("open");
             base.run().expect("the loop runs");
-            assert_eq!(*seen.bytes.borrow(), pattern(len), "{len} by {stride}");
+            assert!(*seen.bytes.borrow() == pattern(len), "{len} by {stride}");
             let bytes = len as u64;
             assert_eq!(report.get(), Some((RelayEnd::Finished, bytes, bytes)));
             far.free();

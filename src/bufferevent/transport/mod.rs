@@ -71,7 +71,9 @@ pub(super) struct Rest {
 /// What the shell has to know of a transport beforehand.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Nature {
-    /// It never waits for the kernel: without a time-out there is nothing to bring up to date.
+    /// It never waits for the kernel: without a time-out there is nothing to bring up to date. One
+    /// that does keeps the loop alive for as long as it reads: [`Rest::waits`] is true then,
+    /// whatever its output is.
     pub(super) in_memory: bool,
     /// It moves its bytes over another bufferevent, [`Transport::under`], and wants
     /// [`Transport::settled`].
