@@ -1,12 +1,12 @@
 //! Bufferevents: buffers that fill and drain by themselves.
 
 use std::fmt;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
 mod buffers;
 mod callbacks;
+mod closing;
 mod control;
 mod guard;
 mod limits;
@@ -16,6 +16,8 @@ mod probe;
 mod remote;
 mod seldom;
 mod shell;
+mod socket;
+mod stack;
 mod transport;
 mod types;
 mod view;
@@ -27,17 +29,15 @@ pub use transport::filter::Filter;
 pub use types::{Events, FilterResult, FlushEnd, FlushMode, FlushResult, Options, TriggerOptions};
 pub use view::BufferView;
 
-use crate::addr::Addr;
-use crate::driver::{KeepAlive, SocketOption};
 use crate::error::Error;
 use crate::evbuffer::{BufferError, EvBuffer};
 use crate::event_base::{EventBase, Interest};
 use crate::sys::Errno;
 use buffers::Side;
-use machine::{Due, Fin, Hold, Link, StreamEnd};
+use machine::{Due, StreamEnd};
 use shell::{Cx, Inner};
+use transport::Changed;
 use transport::socket::Socket;
-use transport::{Changed, End};
 
 /// An input buffer and an output buffer that the kernel fills and drains, with callbacks
 /// (`struct bufferevent`).
@@ -77,82 +77,11 @@ pub struct BufferEvent(Rc<Inner>);
 // user's.
 const _: () = assert!(size_of::<Inner<Socket>>() <= 376);
 
-/// Between keep-alive probes that are not answered, and how many: Linux' own count, but a minute
-/// and a half instead of eleven.
-const KEEPALIVE_INTERVAL_S: u32 = 10;
-const KEEPALIVE_PROBES: u32 = 9;
-
 const FREED: Error = Error::Freed {
     what: "bufferevent",
 };
 
 impl BufferEvent {
-    /// A bufferevent over a connected stream socket (TCP or Unix), or over none yet
-    /// (`bufferevent_socket_new`).
-    ///
-    /// WRITE is enabled, READ is not. The descriptor stays open after [`free`](Self::free) unless
-    /// [`Options::CLOSE_ON_FREE`] is given. Pipes and terminals work too, on plain reads and
-    /// writes.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for `UNLOCK_CALLBACKS` without `DEFER_CALLBACKS`.
-    pub fn socket(base: &EventBase, fd: Option<OwnedFd>, options: Options) -> Result<Self, Error> {
-        check_options(options)?;
-        Ok(Self::over(base, options, Socket::new(base, fd)))
-    }
-
-    fn over(base: &EventBase, options: Options, socket: Socket) -> Self {
-        let link = match socket.fd() {
-            None => Link::Absent,
-            Some(_) => Link::Up,
-        };
-        BufferEvent(Inner::create(base, options, link, socket))
-    }
-
-    /// [`socket`](Self::socket) over a descriptor of a driver that is not the kernel.
-    #[cfg(test)]
-    pub(crate) fn simulated(base: &EventBase, fd: i32, family: i32, options: Options) -> Self {
-        use crate::driver::Descriptor;
-        let descriptor = match family {
-            libc::AF_UNSPEC => Descriptor {
-                family: None,
-                readable: true,
-                writable: true,
-                regular: false,
-            },
-            family => Descriptor::socket(family),
-        };
-        Self::over(base, options, Socket::simulated(fd, &descriptor))
-    }
-
-    /// Begins to connect to `addr` (`bufferevent_socket_connect`). A socket is made if there is
-    /// none.
-    ///
-    /// Ends with one `CONNECTED` event, one `ERROR` event, or, where a write time-out is set and
-    /// passes first, one `WRITING | TIMEOUT` event that abandons it; never from inside this call.
-    ///
-    /// # Errors
-    /// [`Error::BadAddress`] for what is no address; [`Error::Io`] when no socket can be made;
-    /// [`Error::Invalid`] when it is connected or connecting, or has no descriptor of its own.
-    pub fn connect<A>(&self, addr: A) -> Result<(), Error>
-    where
-        A: TryInto<Addr, Error: Into<Error>>,
-    {
-        let addr = addr.try_into().map_err(Into::into)?;
-        self.on_socket("connect", |cx, socket| socket.connect(cx, &addr))
-    }
-
-    /// Expects the descriptor's own connect, begun by the caller, to end: reports it as
-    /// [`connect`](Self::connect) does (`bufferevent_socket_connect` without an address).
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] without a descriptor.
-    pub fn connect_in_progress(&self) -> Result<(), Error> {
-        self.on_socket("connect_in_progress", |cx, socket| {
-            socket.connect_in_progress(cx)
-        })
-    }
-
     /// Sets the callbacks, all at once (`bufferevent_setcb`). Set from inside a callback they hold
     /// for the later callbacks of the same run.
     ///
@@ -372,264 +301,9 @@ impl BufferEvent {
         self.command(|cx| cx.transport().flush(cx, interest, mode))
     }
 
-    /// Ends the sending direction once the output is empty: the peer sees the end of the stream,
-    /// reading goes on. Later writes are refused.
-    ///
-    /// A pipe's write end, or a file, is closed for it, which needs `CLOSE_ON_FREE`.
-    ///
-    /// # Errors
-    /// [`Error::Freed`]; [`Error::Invalid`] for a terminal, which has no half-close, and for a pipe
-    /// that may not be closed.
-    pub fn shutdown_write(&self) -> Result<(), Error> {
-        let socket = self.0.transport.socket();
-        if socket.is_some_and(|socket| !socket.can_end_direction(self.0.shell.closes())) {
-            self.live()?;
-            return Err(Error::Invalid {
-                what: "shutdown_write",
-                why: "a terminal has no half-close, and a pipe ends by being closed: make the \
-                      bufferevent with CLOSE_ON_FREE",
-            });
-        }
-        self.command(|cx| {
-            let mut machine = cx.machine_mut();
-            if machine.fin() == Fin::Open {
-                machine.set_fin(Fin::Wanted);
-            }
-            drop(machine);
-            cx.mark_dirty();
-        })
-    }
-
-    /// Frees the bufferevent (`bufferevent_free`): no callback runs any more, buffered bytes are
-    /// dropped, operations cancelled. With `CLOSE_ON_FREE` the descriptor is closed once the kernel
-    /// has let go of it. Freeing twice does nothing.
-    pub fn free(&self) {
-        self.end(End::Free);
-    }
-
-    /// As [`free`](Self::free), but the peer sees a reset, not the end of a stream: for a transfer
-    /// that was cut short and must not look whole. It needs `CLOSE_ON_FREE`, and a transport that
-    /// knows resets: TCP, a pair, a filter over either. Elsewhere the peer sees an end.
-    pub fn reset(&self) {
-        self.end(End::Reset);
-    }
-
-    fn end(&self, how: End) {
-        if let Some(base) = self.0.shell.reg.base() {
-            Cx::new(self, &base).end(how);
-        }
-    }
-
-    /// Sends what is buffered, ends the stream in order, then frees; `report` says how it ended. No
-    /// other callback runs from now on, received bytes are dropped.
-    ///
-    /// Without a deadline the flush takes as long as the peer needs. After it the peer gets at most
-    /// two seconds to end its own direction, so that a reset does not overtake the last bytes.
-    ///
-    /// # Errors
-    /// [`Error::Freed`].
-    pub fn close_after_flush(
-        &self,
-        deadline: Option<Duration>,
-        report: impl FnOnce(FlushEnd) + 'static,
-    ) -> Result<(), Error> {
-        self.command(|cx| {
-            let deadline = deadline_of(cx, deadline);
-            cx.begin_close(deadline, Box::new(report));
-        })
-    }
-
-    /// Stops receiving for good and calls `done` when it has: all that the kernel had received for
-    /// this bufferevent is then in the input, whatever the high mark. The callbacks run on
-    /// meanwhile; the end of the stream is not reported any more.
-    ///
-    /// For an orderly end: what was received was acknowledged to the peer, and can be answered or
-    /// passed on before [`close_after_flush`](Self::close_after_flush).
-    ///
-    /// `done` is called in any case, also when the bufferevent is freed or closed first.
-    ///
-    /// # Errors
-    /// [`Error::Freed`]; [`Error::Invalid`] once it is closing.
-    pub fn finish_reading(&self, done: impl FnOnce(&BufferEvent) + 'static) -> Result<(), Error> {
-        self.finish_reading_boxed(Box::new(done))
-    }
-
-    /// The same for any depth of filters, without a type for each.
-    fn finish_reading_boxed(&self, done: Box<dyn FnOnce(&BufferEvent)>) -> Result<(), Error> {
-        let base = self.live()?;
-        if self.0.shell.life().is_closing() {
-            return Err(Error::Invalid {
-                what: "finish_reading",
-                why: "it is closing already",
-            });
-        }
-        let cx = Cx::new(self, &base);
-        let Some(under) = self.underlying().filter(|under| !under.is_freed()) else {
-            cx.begin_stop_reads(done);
-            cx.settle();
-            return Ok(());
-        };
-        // What the underlying still brings passes the filter at once, when it has all come.
-        cx.machine_mut().finish_reading();
-        let filter = self.clone();
-        under.finish_reading_boxed(Box::new(move |_| {
-            let _freed = filter.flush(Interest::READ, FlushMode::Flush);
-            done(&filter);
-        }))
-    }
-
-    /// Ends a close that is under way within so long, at the latest.
-    pub(crate) fn shorten_deadline(&self, within: Duration) {
-        for bev in self.down() {
-            let _freed = bev.command(|cx| cx.shorten_deadline(deadline_of(cx, Some(within))));
-        }
-    }
-
-    /// Says that what it received is still waiting to be sent somewhere: while memory is short it
-    /// receives no more.
-    pub(crate) fn set_backlogged(&self, backlogged: bool) {
-        let lowest = self.lowest();
-        if let Some(socket) = lowest.0.transport.socket()
-            && socket.set_backlogged(backlogged)
-        {
-            let _freed = lowest.command(|cx| cx.mark_dirty());
-        }
-    }
-
-    /// Bounds what one receive brings before it is armed again, and so what arrives in spite of a
-    /// pause, in bytes; 0: no bound but the receive window.
-    pub(crate) fn set_receive_bound(&self, bytes: usize) {
-        if let Some(socket) = self.lowest().0.transport.socket() {
-            socket.set_receive_bound(bytes);
-        }
-    }
-
-    /// Has the progress of what is sent told as the kernel takes bytes, not as operations end.
-    pub(crate) fn watch_progress(&self) {
-        let lowest = self.lowest();
-        if let Some(socket) = lowest.0.transport.socket() {
-            let _freed = lowest.command(|cx| socket.watch_progress(cx, true));
-        }
-    }
-
-    /// When a byte moved last, here or below, in the driver's time; also one that only the peer's
-    /// acknowledgement tells of.
-    pub(crate) fn moved_at(&self) -> u64 {
-        let mut latest = 0;
-        for bev in self.down() {
-            let _freed = bev.command(|cx| {
-                if cx.transport().made_way(cx) {
-                    let now = cx.now();
-                    cx.machine_mut().handle_progress(now);
-                }
-            });
-            latest = latest.max(bev.0.shell.machine.borrow().moved_at());
-        }
-        latest
-    }
-
-    /// Keeps it from reading, or lets it read again, for a relay.
-    pub(crate) fn hold_for_relay(&self, hold: bool) {
-        let hold = match hold {
-            true => Hold::Relay,
-            false => Hold::Free,
-        };
-        let _freed = self.command(|cx| {
-            let resumed = cx.machine_mut().hold_read(hold);
-            if resumed {
-                cx.transport().changed(cx, Changed::InputHasRoom);
-            }
-            cx.mark_dirty();
-        });
-    }
-
-    /// Bytes that wait to leave, here and in whatever it passes them on to.
-    #[inline]
-    pub(crate) fn backlog(&self) -> usize {
-        let here = self.0.shell.output_len();
-        match self.0.shell.follows() {
-            true => self
-                .down()
-                .skip(1)
-                .fold(here, |all, bev| all + bev.0.shell.output_len()),
-            false => here,
-        }
-    }
-
-    /// Has the write callback called once [`backlog`](Self::backlog) is down to the low mark.
-    pub(crate) fn await_drain(&self) {
-        self.0.transport.await_below();
-    }
-
-    /// Whether anything can come in, and whether anything can go out: a pipe has one of both.
-    pub(crate) fn directions(&self) -> (bool, bool) {
-        match self.lowest().0.transport.socket() {
-            Some(socket) => (socket.reads(), socket.writes()),
-            None => (true, true),
-        }
-    }
-
-    /// This one and those below it.
-    fn down(&self) -> impl Iterator<Item = &BufferEvent> {
-        std::iter::successors(Some(self), |bev| bev.0.transport.under())
-    }
-
-    /// The one that moves the bytes by itself.
-    fn lowest(&self) -> &BufferEvent {
-        match self.0.shell.follows() {
-            true => self.down().last().unwrap_or(self),
-            false => self,
-        }
-    }
-
     /// The error number that came with the last `ERROR` event.
     pub fn last_error(&self) -> Option<Errno> {
         self.0.shell.machine.borrow().errno()
-    }
-
-    /// The descriptor, if there is one (`bufferevent_getfd`): of a filter, the one below it. It
-    /// stays the bufferevent's.
-    pub fn fd(&self) -> Option<i32> {
-        self.lowest().0.transport.socket()?.fd()
-    }
-
-    /// Sends small segments at once instead of waiting for more (TCP_NODELAY); of a filter, the
-    /// socket below it.
-    ///
-    /// # Errors
-    /// [`Error::Io`] when the descriptor is no TCP socket; [`Error::Invalid`] without one.
-    pub fn set_nodelay(&self, on: bool) -> Result<(), Error> {
-        self.set_option("set_nodelay", "TCP_NODELAY", SocketOption::NoDelay(on))
-    }
-
-    /// Probes an idle TCP connection after `idle` without traffic; none turns it off
-    /// (SO_KEEPALIVE). Of a filter, the socket below it.
-    ///
-    /// # Errors
-    /// As [`set_nodelay`](Self::set_nodelay).
-    pub fn set_keepalive(&self, idle: Option<Duration>) -> Result<(), Error> {
-        let keepalive = idle.map(|idle| KeepAlive {
-            idle_s: u32::try_from(idle.as_secs()).unwrap_or(u32::MAX).max(1),
-            interval_s: KEEPALIVE_INTERVAL_S,
-            probes: KEEPALIVE_PROBES,
-        });
-        let option = SocketOption::KeepAlive(keepalive);
-        self.set_option("set_keepalive", "SO_KEEPALIVE", option)
-    }
-
-    fn set_option(
-        &self,
-        what: &'static str,
-        name: &str,
-        option: SocketOption,
-    ) -> Result<(), Error> {
-        let base = self.live()?;
-        let fd = self.fd().ok_or(Error::Invalid {
-            what,
-            why: "there is no descriptor: a pair has none, a socket after connect or set_fd",
-        })?;
-        base.with_driver(|driver| driver.set_option(fd, option))
-            .map_err(|source| Error::io(name, source))
     }
 
     /// The other side of a pair, or none when it was freed or this is no pair
@@ -663,21 +337,6 @@ impl BufferEvent {
         let result = f(&cx);
         cx.settle();
         Ok(result)
-    }
-
-    /// The same for what only a bufferevent with a descriptor of its own can do.
-    fn on_socket<R>(
-        &self,
-        what: &'static str,
-        f: impl FnOnce(&Cx<'_>, &Socket) -> Result<R, Error>,
-    ) -> Result<R, Error> {
-        self.command(|cx| match self.0.transport.socket() {
-            Some(socket) => f(cx, socket),
-            None => Err(Error::Invalid {
-                what,
-                why: "it moves its bytes in memory; only a bufferevent over a descriptor can do it",
-            }),
-        })?
     }
 
     /// Appends to the output by way of `f`, and has it sent.
@@ -733,10 +392,4 @@ fn errno_of(error: &BufferError) -> Errno {
         _ => None,
     };
     Errno::from_raw(raw.unwrap_or(libc::EIO))
-}
-
-/// When so much time has passed, in the driver's time; `u64::MAX` for no limit.
-fn deadline_of(cx: &Cx<'_>, within: Option<Duration>) -> u64 {
-    let after = within.map(|d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX));
-    after.map_or(u64::MAX, |after| cx.now().saturating_add(after))
 }
