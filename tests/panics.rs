@@ -10,7 +10,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use evring::{
-    Addr, BufferEvent, EventBase, Exit, Interest, ListenOptions, Listener, Options, RunFlags,
+    Addr, BufferEvent, Callbacks, EventBase, Exit, Filter, Interest, ListenOptions, Listener,
+    Options, RunFlags,
 };
 
 /// A bound on everything that waits in these tests.
@@ -203,6 +204,70 @@ fn a_stop_that_was_asked_for_outlives_a_panic_in_its_turn() {
 
 /// A destructor that panics while the base ends: the others have their end, and no descriptor is
 /// left.
+/// A payload whose destructor panics, but not on top of another panic.
+struct Bomb(Vec<u8>);
+
+impl AsRef<[u8]> for Bomb {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            boom();
+        }
+    }
+}
+
+#[test]
+fn what_waits_behind_a_payload_whose_destructor_panics_is_sent() {
+    struct Pass;
+    impl Filter for Pass {}
+    for (filtered, paired) in [(false, false), (true, false), (false, true), (true, true)] {
+        for (size, behind) in [(1, 1), (64, 3 << 20), (200_000, 300_000)] {
+            let base = EventBase::new().unwrap();
+            let (below, peer) = if paired {
+                BufferEvent::pair(&base, Options::empty()).unwrap()
+            } else {
+                let (ours, theirs) = UnixStream::pair().unwrap();
+                let over = |fd: UnixStream| {
+                    BufferEvent::socket(&base, Some(fd.into()), Options::CLOSE_ON_FREE).unwrap()
+                };
+                (over(ours), over(theirs))
+            };
+            let bev = match filtered {
+                true => BufferEvent::filter(&below, Pass, Options::empty()).unwrap(),
+                false => below,
+            };
+            let drained = Rc::new(Cell::new(0));
+            let count = drained.clone();
+            bev.set_callbacks(Callbacks::new().on_write(move |bev| {
+                count.set(count.get() + usize::from(bev.output().is_empty()));
+            }))
+            .unwrap();
+            peer.enable(Interest::READ).unwrap();
+            let case = format!("filtered {filtered}, paired {paired}: {size}, then {behind}");
+            let mut bombs = 0;
+            for payload in [size, behind] {
+                let written = catch_unwind(AssertUnwindSafe(|| {
+                    bev.output()
+                        .with(|output| output.add_owner(Bomb(vec![1; payload])))
+                        .unwrap()
+                }));
+                bombs += usize::from(written.is_err());
+            }
+            bombs += turn_until(&base, || peer.input().len() == size + behind);
+            // A pair hands payloads on: they go with the reader's buffer.
+            assert_eq!(bombs == 0, paired, "{case}");
+            turn_until(&base, || drained.get() != 0 && bev.output().is_empty());
+            let gone = catch_unwind(AssertUnwindSafe(|| drop((bev, peer, base))));
+            drop(gone);
+        }
+    }
+}
+
 #[test]
 fn a_base_ends_whole_when_a_destructor_panics() {
     struct Panics(Rc<Cell<usize>>);

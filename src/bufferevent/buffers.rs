@@ -153,23 +153,17 @@ impl Buffers {
         self.replaced.replace(false)
     }
 
-    /// Drops the first `n` bytes of the output; how many are left. Payloads of the user go with no
-    /// borrow held: their destructors may write.
-    pub(super) fn drain_output(&self, n: usize) -> usize {
+    /// Drops the first `n` bytes of the output; how many are left, and what is to be dropped with no
+    /// borrow held: destructors of the user's payloads may write.
+    #[inline]
+    pub(super) fn drain_output(&self, n: usize) -> (usize, Spent) {
         let mut spent = Spent::new();
-        let left = {
-            let Some(mut output) = self.output() else {
-                debug_assert!(false, "completions come while nothing is lent");
-                return self.len(Side::Output);
-            };
-            output.drain_front_into(n, &mut spent);
-            output.len()
+        let Some(mut output) = self.output() else {
+            debug_assert!(false, "completions come while nothing is lent");
+            return (self.len(Side::Output), spent);
         };
-        if spent.is_empty() {
-            return left;
-        }
-        drop(spent);
-        self.len(Side::Output)
+        output.drain_front_into(n, &mut spent);
+        (output.len(), spent)
     }
 
     /// Appends to the output by way of `f`; behind it, when it is lent. Then copies small pieces

@@ -294,11 +294,12 @@ impl<'a> Cx<'a> {
 
     // What transports report.
 
-    /// The front of the output, `n` bytes, is gone: what is left, after payloads that went with it
-    /// were dropped.
+    /// The front of the output, `n` bytes, is gone, and the payloads that went with it.
     pub(super) fn sent(&self, n: usize) {
-        let left = self.shell().buffers.drain_output(n);
+        let (left, spent) = self.shell.buffers.drain_output(n);
         self.machine_mut().handle_sent(left, self.now());
+        // The user's code: last, should it panic.
+        drop(spent);
     }
 
     /// The stream that is read ended, and all before it was shown.
@@ -774,6 +775,26 @@ impl Drop for Run<'_, '_> {
     }
 }
 
+/// Dropped only by a panic in the user's code (the destructor of a payload, a filter): whoever catches
+/// that may go on with the loop, and finds everything still to be done.
+struct Interrupted<'r, 'a>(&'r Cx<'a>);
+
+impl Drop for Interrupted<'_, '_> {
+    #[cold]
+    fn drop(&mut self) {
+        let shell = self.0.shell;
+        if shell.is_freed() {
+            return;
+        }
+        self.0.mark_dirty();
+        let machine = shell.machine.borrow_mut();
+        if machine.has_due() && shell.calling.get().is_none() {
+            shell.reg.enqueue(self.0.base);
+        }
+        self.0.arm(machine);
+    }
+}
+
 impl<T: Transport + 'static> Source for Inner<T> {
     fn registration(&self) -> &Registration {
         &self.shell.reg
@@ -782,7 +803,9 @@ impl<T: Transport + 'static> Source for Inner<T> {
     fn completed(self: Rc<Self>, base: &EventBase, completion: Completion) {
         let bev = BufferEvent(self);
         let cx = Cx::new(&bev, base);
+        let guard = Interrupted(&cx);
         cx.transport.completed(&cx, completion);
+        std::mem::forget(guard);
         if cx.is_freed() {
             if cx.transport.is_quiet() && cx.shell.reg.is_joined() {
                 cx.leave_if_quiet();
@@ -798,8 +821,10 @@ impl<T: Transport + 'static> Source for Inner<T> {
         if cx.is_freed() {
             return;
         }
+        let guard = Interrupted(&cx);
         cx.transport.pump(&cx);
         cx.progress();
+        std::mem::forget(guard);
         cx.settle();
     }
 

@@ -19,12 +19,6 @@ impl Spent {
         }
     }
 
-    /// True when there is nothing to drop.
-    #[inline]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.chain.is_empty()
-    }
-
     /// Takes over what `other` has.
     #[allow(dead_code, reason = "for buffers that C holds")]
     pub(crate) fn append(&mut self, other: &mut Spent) {
