@@ -153,8 +153,8 @@ impl Buffers {
         self.replaced.replace(false)
     }
 
-    /// Drops the first `n` bytes of the output; how many are left, and what is to be dropped with no
-    /// borrow held: destructors of the user's payloads may write.
+    /// Drops the first `n` bytes of the output; how many are left, and what is to be dropped with
+    /// no borrow held: destructors of the user's payloads may write.
     #[inline]
     pub(super) fn drain_output(&self, n: usize) -> (usize, Spent) {
         let mut spent = Spent::new();

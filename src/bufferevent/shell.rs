@@ -775,8 +775,8 @@ impl Drop for Run<'_, '_> {
     }
 }
 
-/// Dropped only by a panic in the user's code (the destructor of a payload, a filter): whoever catches
-/// that may go on with the loop, and finds everything still to be done.
+/// Dropped only by a panic in the user's code (the destructor of a payload, a filter): whoever
+/// catches that may go on with the loop, and finds everything still to be done.
 struct Interrupted<'r, 'a>(&'r Cx<'a>);
 
 impl Drop for Interrupted<'_, '_> {

@@ -19,6 +19,11 @@ impl Spent {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.chain.is_empty()
+    }
+
     /// Takes over what `other` has.
     #[allow(dead_code, reason = "for buffers that C holds")]
     pub(crate) fn append(&mut self, other: &mut Spent) {

@@ -25,7 +25,8 @@ pub struct ListenOptions {
     /// `LEV_OPT_DEFERRED_ACCEPT`): for protocols in which the client speaks first. Linux gives a
     /// silent one up after about a second.
     pub deferred_accept: bool,
-    /// It begins paused: [`Listener::resume`](super::Listener::resume) begins to accept (`LEV_OPT_DISABLED`).
+    /// It begins paused: [`Listener::resume`](super::Listener::resume) begins to accept
+    /// (`LEV_OPT_DISABLED`).
     pub disabled: bool,
 }
 
