@@ -21,6 +21,7 @@
 //! | `door` | a listener, and those who connect to it |
 //! | `limits` | rate limits, groups, and calls about them |
 //! | `instructions` | what a message costs, by callgrind |
+//! | `timers` | time-outs one by one: when exactly they fire, and what restarts them |
 //! | `watch` | what moved, held against what the limits allow |
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -33,6 +34,7 @@ mod instructions;
 mod joined;
 mod limits;
 mod scenario;
+mod timers;
 mod watch;
 
 use scenario::run;

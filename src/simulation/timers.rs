@@ -1,0 +1,316 @@
+//! Time-outs on virtual time: when exactly they fire, and what restarts them.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::driver::sim::net::{Target, fd_of};
+use crate::driver::sim::socket::Kind;
+use crate::driver::sim::{Faults, SLOT_BYTES, Sim, World};
+use crate::event_base::Interest;
+use crate::{Addr, BufferEvent, Callbacks, EventBase, Events, Filter, Options};
+
+/// Bytes that may be under way in a direction.
+const CAPACITY: usize = 5_000;
+
+/// The time-out that is set, and half of it and a little more.
+const QUIET: Duration = Duration::from_secs(1);
+const STEP: Duration = Duration::from_millis(600);
+
+/// When something happened, in milliseconds of virtual time since the start, and what.
+type Log = Rc<RefCell<Vec<(u64, Events)>>>;
+
+struct Pass;
+
+impl Filter for Pass {}
+
+/// A base on a kernel without vices.
+struct Clock {
+    world: Rc<RefCell<World>>,
+    base: EventBase,
+    began: u64,
+}
+
+impl Clock {
+    fn new() -> Self {
+        let (sim, world) = Sim::new(1, Faults::none(), false);
+        let base = EventBase::builder()
+            .build_on(Box::new(sim), SLOT_BYTES)
+            .expect("a simulated base");
+        let began = base.clock_ns();
+        Clock { world, base, began }
+    }
+
+    /// A connection: two sockets.
+    fn sockets(&self, kind: Kind) -> [usize; 2] {
+        let mut world = self.world.borrow_mut();
+        let sockets = [0; 2].map(|_| world.net.socket(kind, CAPACITY));
+        world.net.join(sockets[0], sockets[1]);
+        sockets
+    }
+
+    fn over(&self, socket: usize, kind: Kind, options: Options) -> BufferEvent {
+        let options = options | Options::CLOSE_ON_FREE;
+        BufferEvent::simulated(&self.base, fd_of(socket), kind.family(), options)
+    }
+
+    /// Two bufferevents with a connection between them.
+    fn connection(&self, kind: Kind, options: Options) -> (BufferEvent, BufferEvent) {
+        let [near, far] = self.sockets(kind);
+        let make = |socket| self.over(socket, kind, options);
+        (make(near), make(far))
+    }
+
+    /// Writes down the time-outs and other events of a bufferevent.
+    fn log(&self, bev: &BufferEvent) -> Log {
+        let log = Log::default();
+        let (told, began) = (log.clone(), self.began);
+        let events = Callbacks::new().on_event(move |bev, events| {
+            let now = bev.base().expect("it runs").clock_ns();
+            told.borrow_mut().push(((now - began) / 1_000_000, events));
+        });
+        bev.set_callbacks(events).expect("alive");
+        log
+    }
+
+    /// Has `f` called every `STEP`, so many times.
+    fn every_step(&self, times: u32, mut f: impl FnMut() + 'static) {
+        let mut left = times;
+        let timer = self.base.interval(STEP, move |timer| {
+            f();
+            left -= 1;
+            if left == 0 {
+                timer.cancel();
+            }
+        });
+        timer.expect("a short time");
+    }
+
+    fn run(&self, seconds: u64) {
+        self.base.stop_after(Duration::from_secs(seconds));
+        self.base.run().expect("the loop runs");
+    }
+}
+
+const READ: Events = Events::READING.union(Events::TIMEOUT);
+const WRITE: Events = Events::WRITING.union(Events::TIMEOUT);
+
+const KINDS: [Kind; 3] = [Kind::Inet, Kind::Unix, Kind::Plain];
+const DEFERRAL: [Options; 2] = [Options::empty(), Options::DEFER_CALLBACKS];
+
+/// When the write timer fires that was restarted last at `since`, with bytes on the way: over TCP
+/// what the peer has acknowledged since then restarts it once more.
+fn write_late(kind: Kind, since: u64) -> u64 {
+    match kind {
+        Kind::Inet => since + 2 * ms(QUIET),
+        _ => since + ms(QUIET),
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).expect("a short time")
+}
+
+/// A peer that takes a little at a time keeps the write timer from firing, as long as it does.
+#[test]
+fn sent_bytes_restart_the_write_time_out() {
+    for kind in KINDS {
+        for options in DEFERRAL {
+            for steps in [1, 5] {
+                let clock = Clock::new();
+                let [near, far] = clock.sockets(kind);
+                let near = clock.over(near, kind, options);
+                let log = clock.log(&near);
+                near.set_timeouts(None, Some(QUIET)).expect("alive");
+                near.write(&[7; 100_000]).expect("alive");
+                let world = clock.world.clone();
+                clock.every_step(steps, move || {
+                    assert_eq!(world.borrow_mut().take_arrived(far, 500), 500);
+                });
+                clock.run(20);
+                let at = write_late(kind, ms(STEP) * u64::from(steps));
+                assert_eq!(*log.borrow(), [(at, WRITE)], "{kind:?} {options:?}");
+                assert_eq!(near.enabled(), Interest::empty());
+            }
+        }
+    }
+}
+
+#[test]
+fn received_bytes_restart_the_read_time_out() {
+    for kind in KINDS {
+        for options in DEFERRAL {
+            for filters in [0, 1] {
+                let clock = Clock::new();
+                let (near, far) = clock.connection(kind, options);
+                let top = match filters {
+                    0 => near,
+                    _ => BufferEvent::filter(&near, Pass, options).expect("alive"),
+                };
+                let log = clock.log(&top);
+                top.set_timeouts(Some(QUIET), Some(QUIET)).expect("alive");
+                top.enable(Interest::READ).expect("alive");
+                clock.every_step(4, move || far.write(b"x").expect("alive"));
+                clock.run(20);
+                let at = 4 * ms(STEP) + ms(QUIET);
+                assert_eq!(*log.borrow(), [(at, READ)], "{kind:?} {filters}");
+                assert_eq!(top.enabled(), Interest::WRITE, "nothing waits to be sent");
+            }
+        }
+    }
+}
+
+/// Each in its own direction: a peer that neither sends nor reads, and a call in between.
+#[test]
+fn enable_and_set_timeouts_restart_a_running_timer() {
+    type Call = fn(&BufferEvent);
+    let step = ms(STEP);
+    let calls: [(Call, u64, u64); 4] = [
+        (|_| {}, 0, 0),
+        (|bev| bev.enable(Interest::READ).unwrap(), step, 0),
+        (|bev| bev.enable(Interest::WRITE).unwrap(), 0, step),
+        (
+            |bev| bev.set_timeouts(Some(QUIET), Some(QUIET)).unwrap(),
+            step,
+            step,
+        ),
+    ];
+    for kind in KINDS {
+        for (call, read_since, write_since) in calls {
+            let (read_at, write_at) = (read_since + ms(QUIET), write_late(kind, write_since));
+            let clock = Clock::new();
+            let (near, _far) = clock.connection(kind, Options::empty());
+            let log = clock.log(&near);
+            near.set_timeouts(Some(QUIET), Some(QUIET)).unwrap();
+            near.enable(Interest::READ).unwrap();
+            near.write(&[7; 100_000]).unwrap();
+            let bev = near.clone();
+            clock.every_step(1, move || call(&bev));
+            clock.run(20);
+            let mut expected = [(read_at, READ), (write_at, WRITE)];
+            expected.sort_by_key(|(at, _)| *at);
+            assert_eq!(*log.borrow(), expected, "{kind:?}");
+        }
+    }
+}
+
+#[test]
+fn a_time_out_of_zero_is_none_and_turns_a_running_one_off() {
+    for running in [false, true] {
+        let clock = Clock::new();
+        let (near, _far) = clock.connection(Kind::Inet, Options::empty());
+        let log = clock.log(&near);
+        if running {
+            near.set_timeouts(Some(QUIET), Some(QUIET)).unwrap();
+        }
+        near.enable(Interest::READ).unwrap();
+        near.write(&[7; 100_000]).unwrap();
+        let bev = near.clone();
+        clock.every_step(1, move || {
+            let none = Some(Duration::ZERO);
+            bev.set_timeouts(none, none).unwrap();
+        });
+        clock.run(20);
+        assert_eq!(*log.borrow(), []);
+    }
+}
+
+#[test]
+fn a_direction_that_timed_out_times_out_again_once_it_is_enabled_again() {
+    for kind in KINDS {
+        let clock = Clock::new();
+        let (near, _far) = clock.connection(kind, Options::empty());
+        let log = clock.log(&near);
+        near.set_timeouts(Some(QUIET), Some(QUIET)).unwrap();
+        near.enable(Interest::READ).unwrap();
+        near.write(&[7; 100_000]).unwrap();
+        clock.run(5);
+        let once = ms(QUIET);
+        assert_eq!(*log.borrow(), [(once, READ), (write_late(kind, 0), WRITE)]);
+        near.enable(Interest::WRITE).unwrap();
+        clock.run(5);
+        near.enable(Interest::READ).unwrap();
+        clock.run(5);
+        let later = [(5_000 + once, WRITE), (10_000 + once, READ)];
+        assert_eq!(log.borrow()[2..], later, "{kind:?}");
+    }
+}
+
+/// An input at its high mark, and one that a filter above does not read from.
+#[test]
+fn no_read_timer_runs_while_reading_is_held_up_and_a_full_one_runs_when_it_goes_on() {
+    let clock = Clock::new();
+    let (near, far) = clock.connection(Kind::Unix, Options::empty());
+    let log = clock.log(&near);
+    near.set_timeouts(Some(QUIET), None).unwrap();
+    near.set_watermarks(Interest::READ, 0, 10).unwrap();
+    near.enable(Interest::READ).unwrap();
+    far.write(&[7; 10]).unwrap();
+    clock.run(5);
+    assert_eq!(*log.borrow(), [], "its input is full");
+    assert_eq!(near.read(&mut [0; 10]), 10);
+    clock.run(5);
+    assert_eq!(*log.borrow(), [(5_000 + ms(QUIET), READ)]);
+
+    let clock = Clock::new();
+    let (near, _far) = clock.connection(Kind::Unix, Options::empty());
+    let top = BufferEvent::filter(&near, Pass, Options::CLOSE_ON_FREE).unwrap();
+    let log = clock.log(&top);
+    near.set_timeouts(Some(QUIET), None).unwrap();
+    clock.run(5);
+    assert_eq!(*log.borrow(), [], "the filter does not read");
+    top.enable(Interest::READ).unwrap();
+    clock.run(5);
+    assert_eq!(log.borrow().len(), 1, "forwarded by the filter");
+}
+
+/// What was not sent for want of WRITE has its whole time-out once WRITE is enabled, and an output
+/// that begins anew has it from its first byte.
+#[test]
+fn the_write_timer_begins_with_what_there_is_to_send() {
+    let clock = Clock::new();
+    let (near, far) = clock.connection(Kind::Unix, Options::empty());
+    let log = clock.log(&near);
+    near.set_timeouts(None, Some(QUIET)).unwrap();
+    far.enable(Interest::READ).unwrap();
+    clock.run(3);
+    far.disable(Interest::READ).unwrap();
+    let bev = near.clone();
+    clock.every_step(1, move || bev.write(&[7; 100_000]).unwrap());
+    clock.run(10);
+    assert_eq!(*log.borrow(), [(3_000 + ms(STEP) + ms(QUIET), WRITE)]);
+}
+
+#[test]
+fn a_connect_has_its_own_time_out_and_a_connection_begins_with_whole_ones() {
+    for silent in [true, false] {
+        let clock = Clock::new();
+        let target = {
+            let mut world = clock.world.borrow_mut();
+            match silent {
+                true => Target::Silent,
+                false => Target::Accepts(world.net.socket(Kind::Inet, CAPACITY)),
+            }
+        };
+        clock.world.borrow_mut().net.listen(7, target);
+        let bev = BufferEvent::socket(&clock.base, None, Options::CLOSE_ON_FREE).unwrap();
+        let log = clock.log(&bev);
+        let read = QUIET * 3 / 2;
+        bev.set_timeouts(Some(read), Some(QUIET)).unwrap();
+        bev.enable(Interest::READ).unwrap();
+        bev.write(&[7; 100_000]).unwrap();
+        bev.connect("127.0.0.1:7".parse::<Addr>().unwrap()).unwrap();
+        clock.run(10);
+        let log = log.borrow();
+        match silent {
+            true => assert_eq!(*log, [(ms(QUIET), WRITE)], "abandoned, and nothing after it"),
+            false => {
+                let (at, first) = log[0];
+                assert_eq!(first, Events::CONNECTED);
+                assert!(at > 0, "it took its time");
+                let write_at = write_late(Kind::Inet, at);
+                assert_eq!(log[1..], [(at + ms(read), READ), (write_at, WRITE)]);
+            }
+        }
+    }
+}
