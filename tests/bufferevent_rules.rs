@@ -325,8 +325,32 @@ fn rule_11_write_callback_at_or_below_the_low_mark() {
     let log = logged(&bev);
     bev.write(b"x").unwrap();
     base.run().unwrap();
-    assert_eq!(taken(&log), ["write"]);
+    assert_eq!(taken(&log), ["write"], "at nothing, without a mark");
     drop(far);
+    // With a mark: not before the output is down to it, and then before it is empty.
+    const MARK: usize = 600_000;
+    for options in [Options::empty(), Options::DEFER_CALLBACKS] {
+        let (bev, far) = made_with(&base, options | Options::CLOSE_ON_FREE);
+        let lengths = Rc::new(RefCell::new(Vec::new()));
+        let seen = lengths.clone();
+        bev.set_callbacks(
+            Callbacks::new().on_write(move |bev| seen.borrow_mut().push(bev.output().len())),
+        )
+        .unwrap();
+        bev.set_watermarks(Interest::WRITE, MARK, 0).unwrap();
+        bev.write(&vec![7; 1 << 20]).unwrap();
+        settle(&base);
+        assert!(lengths.borrow().is_empty(), "{} wait", bev.output().len());
+        far.set_nonblocking(true).unwrap();
+        let mut left = vec![0; 4096];
+        run_until(&base, || {
+            let _nothing_yet = (&far).read(&mut left);
+            !lengths.borrow().is_empty()
+        });
+        let first = lengths.borrow()[0];
+        assert!((1..=MARK).contains(&first), "called at {first}");
+        bev.free();
+    }
 }
 
 #[test]

@@ -160,6 +160,49 @@ fn a_listener_accepts_the_next_after_its_callback_panicked() {
     }
 }
 
+/// A socket that does not listen yet: the error callback panics, and the listener goes on to try.
+/// It is called again when the socket ceases to listen.
+#[test]
+fn a_listener_goes_on_after_its_error_callback_panicked() {
+    use rustix::net::{AddressFamily, Shutdown, SocketType};
+    for held in [false, true] {
+        let base = EventBase::new().unwrap();
+        let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+        rustix::net::bind(&socket, &any).unwrap();
+        let at = rustix::net::getsockname(&socket).unwrap();
+        let at = std::net::SocketAddr::try_from(at).unwrap();
+        let accepted = Rc::new(Cell::new(0));
+        let count = accepted.clone();
+        let listener =
+            Listener::lend(&base, &socket, move |_, _| count.set(count.get() + 1)).unwrap();
+        let (errors, mut call) = panicking(&[1, 2]);
+        listener.on_error(move |listener, _| {
+            if held {
+                // What it does before it panics holds.
+                listener.pause();
+            }
+            call();
+        });
+        assert_eq!(turn_until(&base, || errors.get() == 1), 1);
+        assert_eq!(listener.is_paused(), held);
+        rustix::net::listen(&socket, 5).unwrap();
+        listener.resume();
+        let client = TcpStream::connect(at).unwrap();
+        assert_eq!(turn_until(&base, || accepted.get() == 1), 0);
+        drop(client);
+        rustix::net::shutdown(&socket, Shutdown::Read).unwrap();
+        assert_eq!(
+            turn_until(&base, || errors.get() == 2),
+            1,
+            "it is called again"
+        );
+        listener.close();
+        run_out(&base);
+        assert_eq!(base.in_flight(), 0);
+    }
+}
+
 #[test]
 fn a_watched_descriptor_is_watched_on_after_a_panic() {
     let base = EventBase::new().unwrap();

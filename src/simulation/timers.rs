@@ -303,7 +303,11 @@ fn a_connect_has_its_own_time_out_and_a_connection_begins_with_whole_ones() {
         clock.run(10);
         let log = log.borrow();
         match silent {
-            true => assert_eq!(*log, [(ms(QUIET), WRITE)], "abandoned, and nothing after it"),
+            true => assert_eq!(
+                *log,
+                [(ms(QUIET), WRITE)],
+                "abandoned, and nothing after it"
+            ),
             false => {
                 let (at, first) = log[0];
                 assert_eq!(first, Events::CONNECTED);
