@@ -177,3 +177,37 @@ fn a_groups_buckets_are_read_and_moved_one_by_one() {
     group.decrement(Direction::Read, -50, now);
     assert_eq!(levels(), (0, 199));
 }
+
+/// Received bytes pin the slot that they came in. A small rest does not, and what a close drops
+/// does not.
+#[test]
+fn a_small_rest_in_the_input_pins_no_slot_and_a_close_lets_go_of_all() {
+    for (arrives, taken, pins) in [(100, 50, false), (8_000, 7_900, false), (8_000, 100, true)] {
+        let base = EventBase::builder().slot_size(16 << 10).build().unwrap();
+        base.run_with(evring::RunFlags::NONBLOCK).unwrap();
+        let idle = base.slots_live();
+        let (bev, mut far) = socket(&base);
+        let got = Rc::new(Cell::new(0));
+        let sum = got.clone();
+        bev.set_callbacks(Callbacks::new().on_read(move |bev| {
+            sum.set(bev.input().len());
+            bev.read(&mut vec![0; taken]);
+        }))
+        .unwrap();
+        bev.enable(Interest::READ).unwrap();
+        std::io::Write::write_all(&mut far, &vec![7; arrives]).unwrap();
+        while got.get() == 0 {
+            base.run_with(evring::RunFlags::ONCE).unwrap();
+        }
+        assert_eq!(got.get(), arrives);
+        bev.disable(Interest::READ).unwrap();
+        base.run_with(evring::RunFlags::NONBLOCK).unwrap();
+        assert_eq!(base.slots_live() > idle, pins, "{arrives} less {taken}");
+        assert_eq!(bev.input().len(), arrives - taken);
+        bev.write(&vec![7; 8 << 20]).unwrap();
+        bev.close_after_flush(None, |_| {}).unwrap();
+        base.run_with(evring::RunFlags::NONBLOCK).unwrap();
+        assert!(!bev.is_freed(), "it still has to send");
+        assert_eq!((bev.input().len(), base.slots_live()), (0, idle));
+    }
+}

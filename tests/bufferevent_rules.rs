@@ -101,6 +101,13 @@ fn rule_02_explicit_enable_of_write_calls_back_once_each_time() {
         base.run().unwrap();
         assert_eq!(taken(&log), ["write"]);
     }
+    bev.enable(Interest::WRITE).unwrap();
+    bev.disable(Interest::WRITE).unwrap();
+    base.run().unwrap();
+    assert!(taken(&log).is_empty(), "not what was disabled again");
+    bev.enable(Interest::WRITE).unwrap();
+    base.run().unwrap();
+    assert_eq!(taken(&log), ["write"]);
     let (ours, _far) = UnixStream::pair().unwrap();
     bev.replace_fd(Some(ours.into())).unwrap();
     base.run().unwrap();
@@ -435,6 +442,12 @@ fn rule_16_unlock_needs_defer() {
     let refused = BufferEvent::socket(&base, None, Options::UNLOCK_CALLBACKS);
     assert!(matches!(refused, Err(Error::Invalid { .. })));
     assert!(BufferEvent::pair(&base, Options::UNLOCK_CALLBACKS).is_err());
+    struct Plain;
+    impl evring::Filter for Plain {}
+    let (under, _far) = made(&base);
+    let refused = BufferEvent::filter(&under, Plain, Options::UNLOCK_CALLBACKS);
+    assert!(matches!(refused, Err(Error::Invalid { .. })));
+    assert_eq!(under.enabled(), Interest::WRITE, "nothing has changed");
     let both = Options::UNLOCK_CALLBACKS | Options::DEFER_CALLBACKS;
     BufferEvent::socket(&base, None, both).unwrap();
 }
@@ -808,6 +821,19 @@ fn rule_29_set_fd_stops_the_old_and_starts_the_new() {
     bev.set_priority(0).unwrap();
     bev.enable(Interest::READ).unwrap();
     settle(&base);
+    assert_eq!(bev.priority(), 0);
+    let connects = BufferEvent::socket(&base, None, Options::CLOSE_ON_FREE).unwrap();
+    connects.set_priority(2).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let log = logged(&connects);
+    connects.connect(listener.local_addr().unwrap()).unwrap();
+    assert_eq!(connects.priority(), 2, "a connect changes none");
+    run_until(&base, || !log.borrow().is_empty());
+    assert_eq!(
+        (taken(&log), connects.priority()),
+        (vec!["CONNECTED".to_string()], 2)
+    );
+    connects.free();
     let old = bev.fd().unwrap();
     let (ours, mut far) = UnixStream::pair().unwrap();
     bev.set_fd(Some(ours.into())).unwrap();
@@ -825,6 +851,17 @@ fn rule_29_set_fd_stops_the_old_and_starts_the_new() {
     bev.replace_fd(Some(ours.into())).unwrap();
     settle(&base);
     assert!(!is_open(replaced), "replace_fd closes it");
+    // The end of a stream belongs to the connection that it was sent on.
+    bev.shutdown_write().unwrap();
+    settle(&base);
+    assert!(bev.write(b"refused").is_err());
+    let (ours, mut far) = UnixStream::pair().unwrap();
+    bev.replace_fd(Some(ours.into())).unwrap();
+    bev.write(b"more").unwrap();
+    run_until(&base, || bev.output().is_empty());
+    let mut got = [0; 4];
+    far.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"more");
     bev.free();
     base.run().unwrap();
     assert_eq!((base.active(), base.in_flight()), (0, 0));

@@ -93,6 +93,51 @@ fn timers_and_deferred_callbacks_behind_one_that_panics_run_in_the_next_run() {
     run_out(&base);
 }
 
+/// The callbacks of one bufferevent that come behind the one that panics in the same run.
+#[test]
+fn callbacks_behind_one_that_panics_run_in_the_next_run() {
+    use evring::{Callbacks, Events, TriggerOptions};
+    for options in [Options::empty(), Options::DEFER_CALLBACKS] {
+        for priorities in [1, 3] {
+            let base = EventBase::builder().priorities(priorities).build().unwrap();
+            let (ours, _theirs) = UnixStream::pair().unwrap();
+            let options = options | Options::CLOSE_ON_FREE;
+            let bev = BufferEvent::socket(&base, Some(ours.into()), options).unwrap();
+            let ran = Rc::new(RefCell::new(Vec::new()));
+            let say = |name: &'static str| {
+                let ran = ran.clone();
+                move || {
+                    ran.borrow_mut().push(name);
+                    boom();
+                }
+            };
+            let (read, write, event) = (say("read"), say("write"), say("event"));
+            bev.set_callbacks(
+                Callbacks::new()
+                    .on_read(move |_| read())
+                    .on_write(move |_| write())
+                    .on_event(move |_, _| event()),
+            )
+            .unwrap();
+            let trigger = bev.clone();
+            // All three at once, from the FIFO.
+            base.defer(move |_| {
+                let later = TriggerOptions::DEFER_CALLBACKS | TriggerOptions::IGNORE_WATERMARKS;
+                trigger.trigger_event(Events::EOF, later).unwrap();
+                let both = Interest::READ | Interest::WRITE;
+                trigger.trigger(both, later).unwrap();
+            });
+            let panics = turn_until(&base, || ran.borrow().len() == 3);
+            assert_eq!(
+                (panics, &**ran.borrow()),
+                (3, &["read", "write", "event"][..])
+            );
+            bev.free();
+            run_out(&base);
+        }
+    }
+}
+
 #[test]
 fn an_interval_goes_on_after_it_panicked() {
     let base = EventBase::new().unwrap();

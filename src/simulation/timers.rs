@@ -1,96 +1,16 @@
 //! Time-outs on virtual time: when exactly they fire, and what restarts them.
 
-use std::cell::RefCell;
-use std::rc::Rc;
 use std::time::Duration;
 
-use crate::driver::sim::net::{Target, fd_of};
+use super::clock::{CAPACITY, Clock, Pass, STEP};
+use crate::driver::sim::net::Target;
 use crate::driver::sim::socket::Kind;
-use crate::driver::sim::{Faults, SLOT_BYTES, Sim, World};
 use crate::event_base::Interest;
-use crate::{Addr, BufferEvent, Callbacks, EventBase, Events, Filter, Options};
+use crate::rate_limit::RateLimitConfig;
+use crate::{Addr, BufferEvent, Events, FlushEnd, Options};
 
-/// Bytes that may be under way in a direction.
-const CAPACITY: usize = 5_000;
-
-/// The time-out that is set, and half of it and a little more.
+/// The time-out that is set.
 const QUIET: Duration = Duration::from_secs(1);
-const STEP: Duration = Duration::from_millis(600);
-
-/// When something happened, in milliseconds of virtual time since the start, and what.
-type Log = Rc<RefCell<Vec<(u64, Events)>>>;
-
-struct Pass;
-
-impl Filter for Pass {}
-
-/// A base on a kernel without vices.
-struct Clock {
-    world: Rc<RefCell<World>>,
-    base: EventBase,
-    began: u64,
-}
-
-impl Clock {
-    fn new() -> Self {
-        let (sim, world) = Sim::new(1, Faults::none(), false);
-        let base = EventBase::builder()
-            .build_on(Box::new(sim), SLOT_BYTES)
-            .expect("a simulated base");
-        let began = base.clock_ns();
-        Clock { world, base, began }
-    }
-
-    /// A connection: two sockets.
-    fn sockets(&self, kind: Kind) -> [usize; 2] {
-        let mut world = self.world.borrow_mut();
-        let sockets = [0; 2].map(|_| world.net.socket(kind, CAPACITY));
-        world.net.join(sockets[0], sockets[1]);
-        sockets
-    }
-
-    fn over(&self, socket: usize, kind: Kind, options: Options) -> BufferEvent {
-        let options = options | Options::CLOSE_ON_FREE;
-        BufferEvent::simulated(&self.base, fd_of(socket), kind.family(), options)
-    }
-
-    /// Two bufferevents with a connection between them.
-    fn connection(&self, kind: Kind, options: Options) -> (BufferEvent, BufferEvent) {
-        let [near, far] = self.sockets(kind);
-        let make = |socket| self.over(socket, kind, options);
-        (make(near), make(far))
-    }
-
-    /// Writes down the time-outs and other events of a bufferevent.
-    fn log(&self, bev: &BufferEvent) -> Log {
-        let log = Log::default();
-        let (told, began) = (log.clone(), self.began);
-        let events = Callbacks::new().on_event(move |bev, events| {
-            let now = bev.base().expect("it runs").clock_ns();
-            told.borrow_mut().push(((now - began) / 1_000_000, events));
-        });
-        bev.set_callbacks(events).expect("alive");
-        log
-    }
-
-    /// Has `f` called every `STEP`, so many times.
-    fn every_step(&self, times: u32, mut f: impl FnMut() + 'static) {
-        let mut left = times;
-        let timer = self.base.interval(STEP, move |timer| {
-            f();
-            left -= 1;
-            if left == 0 {
-                timer.cancel();
-            }
-        });
-        timer.expect("a short time");
-    }
-
-    fn run(&self, seconds: u64) {
-        self.base.stop_after(Duration::from_secs(seconds));
-        self.base.run().expect("the loop runs");
-    }
-}
 
 const READ: Events = Events::READING.union(Events::TIMEOUT);
 const WRITE: Events = Events::WRITING.union(Events::TIMEOUT);
@@ -283,13 +203,20 @@ fn the_write_timer_begins_with_what_there_is_to_send() {
 
 #[test]
 fn a_connect_has_its_own_time_out_and_a_connection_begins_with_whole_ones() {
-    for silent in [true, false] {
+    #[derive(Debug, PartialEq)]
+    enum Port {
+        Silent,
+        Refuses,
+        Accepts,
+    }
+    for port in [Port::Silent, Port::Refuses, Port::Accepts] {
         let clock = Clock::new();
-        let target = {
-            let mut world = clock.world.borrow_mut();
-            match silent {
-                true => Target::Silent,
-                false => Target::Accepts(world.net.socket(Kind::Inet, CAPACITY)),
+        let target = match port {
+            Port::Silent => Target::Silent,
+            Port::Refuses => Target::Refuses(libc::ECONNREFUSED),
+            Port::Accepts => {
+                let mut world = clock.world.borrow_mut();
+                Target::Accepts(world.net.socket(Kind::Inet, CAPACITY))
             }
         };
         clock.world.borrow_mut().net.listen(7, target);
@@ -302,19 +229,57 @@ fn a_connect_has_its_own_time_out_and_a_connection_begins_with_whole_ones() {
         bev.connect("127.0.0.1:7".parse::<Addr>().unwrap()).unwrap();
         clock.run(10);
         let log = log.borrow();
-        match silent {
-            true => assert_eq!(
-                *log,
-                [(ms(QUIET), WRITE)],
-                "abandoned, and nothing after it"
-            ),
-            false => {
-                let (at, first) = log[0];
+        let (at, first) = log[0];
+        let mut after = Vec::new();
+        match port {
+            Port::Silent => assert_eq!((at, first), (ms(QUIET), WRITE), "abandoned"),
+            Port::Refuses => assert_eq!(first, Events::ERROR),
+            Port::Accepts => {
                 assert_eq!(first, Events::CONNECTED);
                 assert!(at > 0, "it took its time");
-                let write_at = write_late(Kind::Inet, at);
-                assert_eq!(log[1..], [(at + ms(read), READ), (write_at, WRITE)]);
+                after.push((at + ms(read), READ));
+                after.push((write_late(Kind::Inet, at), WRITE));
             }
         }
+        assert_eq!(log[1..], after, "{port:?}");
+    }
+}
+
+/// A limit that held reading up lets go of it: the time-out is a whole one from then on.
+#[test]
+fn a_direction_that_a_limit_lets_go_of_has_its_whole_time_out() {
+    let tick = 2 * QUIET;
+    let limits = RateLimitConfig::new(10, 10, 10, 10, Some(tick)).expect("valid");
+    let clock = Clock::new();
+    let (near, far) = clock.connection(Kind::Unix, Options::empty());
+    let log = clock.log(&near);
+    near.set_rate_limit(Some(&limits)).unwrap();
+    near.set_timeouts(Some(QUIET), Some(QUIET)).unwrap();
+    near.enable(Interest::READ).unwrap();
+    // As much as there is for a tick: both directions stand still until the next, and then have
+    // nothing to move, or a peer that does not read.
+    far.write(&[7; 10]).unwrap();
+    near.write(&[7; 100_000]).unwrap();
+    clock.run(20);
+    assert_eq!(near.input().len(), 10);
+    let log = log.borrow();
+    assert_eq!(log[0], (ms(tick) + ms(QUIET), READ), "{log:?}");
+}
+
+/// What a close sends is timed as before it.
+#[test]
+fn a_close_keeps_the_write_time_out_and_drops_that_of_reading() {
+    for kind in KINDS {
+        let clock = Clock::new();
+        let [near, _far] = clock.sockets(kind);
+        let near = clock.over(near, kind, Options::empty());
+        near.set_timeouts(Some(QUIET / 2), Some(QUIET)).unwrap();
+        near.enable(Interest::READ).unwrap();
+        near.write(&[7; 100_000]).unwrap();
+        let told = clock.close(&near, None);
+        clock.run(20);
+        let (at, end) = told.get().expect("it ended");
+        assert_eq!(at, write_late(kind, 0), "{kind:?}");
+        assert!(matches!(end, FlushEnd::Failed { unsent } if unsent >= 100_000 - CAPACITY));
     }
 }

@@ -1,0 +1,286 @@
+//! What a kernel does now and then, one thing at a time, and what must hold all the same.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::clock::{CAPACITY, Clock, Pass};
+use crate::driver::sim::Faults;
+use crate::driver::sim::net::{Target, fd_of};
+use crate::driver::sim::socket::Kind;
+use crate::event_base::Interest;
+use crate::{Addr, BufferEvent, Callbacks, Events, FlushEnd, Options, RunFlags};
+
+const KINDS: [Kind; 3] = [Kind::Inet, Kind::Unix, Kind::Plain];
+const DEFERRAL: [Options; 2] = [Options::empty(), Options::DEFER_CALLBACKS];
+
+fn bytes(len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at * 31 + at / 251) as u8).collect()
+}
+
+/// A signal, or a socket that has no room after all: the send goes on, and nobody hears of it.
+#[test]
+fn an_interrupted_send_is_no_error_and_loses_nothing() {
+    for kind in KINDS {
+        for options in DEFERRAL {
+            for (seed, len) in [(1, 1), (2, 4_000), (3, 60_000)] {
+                let faults = Faults {
+                    interrupted: 700,
+                    split: 500,
+                    ..Faults::none()
+                };
+                let clock = Clock::with(seed, faults);
+                let (near, far) = clock.connection(kind, options);
+                let log = clock.log(&near);
+                near.write(&bytes(len)).unwrap();
+                far.enable(Interest::READ).unwrap();
+                clock.run(20);
+                assert_eq!(*log.borrow(), []);
+                let got = far.input().with(|input| input.to_vec().unwrap()).unwrap();
+                assert!(got == bytes(len), "{kind:?}: {} of {len}", got.len());
+                assert_eq!(near.enabled(), Interest::WRITE);
+            }
+        }
+    }
+}
+
+/// The simulated kernel panics at a descriptor that is closed under an operation (I6), and ends
+/// cancelled ones late.
+#[test]
+fn a_descriptor_is_closed_once_its_last_operation_has_ended() {
+    type Act = fn(&Clock, &BufferEvent, usize);
+    let acts: [Act; 5] = [
+        |_, bev, _| bev.replace_fd(None).unwrap(),
+        |clock, bev, _| {
+            let [other, _far] = clock.sockets(Kind::Unix);
+            bev.simulate_another(fd_of(other));
+        },
+        |_, bev, _| bev.free(),
+        |_, bev, _| bev.reset(),
+        |clock, bev, _| {
+            let told = clock.close(bev, Some(Duration::from_millis(1)));
+            clock.run(1);
+            assert!(told.get().is_some());
+        },
+    ];
+    for kind in KINDS {
+        for (act, filters) in acts.into_iter().flat_map(|act| [(act, 0), (act, 2)]) {
+            for seed in 1..4 {
+                let faults = Faults {
+                    late_cancel: 950,
+                    data_before_cancel: 300,
+                    ..Faults::none()
+                };
+                let clock = Clock::with(seed, faults);
+                let [near, far] = clock.sockets(kind);
+                let socket = clock.over(near, kind, Options::empty());
+                let options = Options::CLOSE_ON_FREE;
+                let top = (0..filters).fold(socket.clone(), |below, _| {
+                    BufferEvent::filter(&below, Pass, options).unwrap()
+                });
+                // A receive and a send are under way.
+                top.enable(Interest::READ).unwrap();
+                top.write(&bytes(100_000)).unwrap();
+                clock.run(1);
+                assert!(clock.base.in_flight() >= 2);
+                act(&clock, &top, far);
+                clock.run(5);
+                let world = clock.world.borrow();
+                assert!(
+                    !world.net.is_open(near),
+                    "{kind:?} {filters}: it is not closed"
+                );
+            }
+        }
+    }
+}
+
+/// Whom memory is short for because of others gets the reserved slot; who has bytes that wait for
+/// a peer does not, even if it came to the line before it had them.
+#[test]
+fn the_reserved_slot_is_not_for_those_whose_peers_do_not_read() {
+    for options in DEFERRAL {
+        let faults = Faults {
+            slots: 8,
+            window: 2,
+            ..Faults::none()
+        };
+        let clock = Clock::with(1, faults);
+        let turn = || {
+            let flags = RunFlags::NONBLOCK | RunFlags::NO_EXIT_ON_EMPTY;
+            clock.base.run_with(flags).unwrap();
+        };
+        // One that keeps all there is.
+        let (hog, feeds) = clock.connection(Kind::Unix, options);
+        hog.enable(Interest::READ).unwrap();
+        feeds.write(&bytes(100_000)).unwrap();
+        clock.run(1);
+        assert!(clock.world.borrow().starvation().0, "nothing is left");
+        let held = hog.input().len();
+        // One that comes to the line with nothing, and then has something that its peer does not
+        // read; and one behind it.
+        let [deaf_at, deaf_far] = clock.sockets(Kind::Unix);
+        let deaf = clock.over(deaf_at, Kind::Unix, options);
+        let deaf_peer = clock.over(deaf_far, Kind::Unix, options);
+        deaf_peer.write(&bytes(3_000)).unwrap();
+        turn();
+        let before = clock.base.counters().starved;
+        deaf.enable(Interest::READ).unwrap();
+        while clock.base.counters().starved == before {
+            turn();
+        }
+        let so_far = clock.world.borrow().net.moved(deaf_at).0;
+        deaf.write(&bytes(4 * CAPACITY)).unwrap();
+        let (reads, writes) = clock.connection(Kind::Unix, options);
+        writes.write(&bytes(3_000)).unwrap();
+        let got = Rc::new(Cell::new(0));
+        let sum = got.clone();
+        let drain = Callbacks::new().on_read(move |bev| {
+            sum.set(sum.get() + bev.read(&mut [0; 4_096]));
+        });
+        reads.set_callbacks(drain).unwrap();
+        reads.enable(Interest::READ).unwrap();
+        for _ in 0..100 {
+            turn();
+        }
+        assert_eq!(got.get(), 3_000, "whoever holds nothing is served");
+        assert_eq!(
+            clock.world.borrow().net.moved(deaf_at).0,
+            so_far,
+            "the other is not"
+        );
+        assert_eq!(hog.input().len(), held);
+        // Once there is memory again all have their bytes.
+        hog.input()
+            .with(|input| input.drain(usize::MAX))
+            .unwrap()
+            .unwrap();
+        clock.run(5);
+        assert_eq!(deaf.input().len(), 3_000);
+    }
+}
+
+/// A close that gives up on bytes is seen as a reset, any other as an end: a stream that was cut
+/// does not look whole.
+#[test]
+fn a_close_that_gives_up_on_bytes_resets_and_one_that_does_not_ends_in_order() {
+    const SOON: Duration = Duration::from_secs(1);
+    type Setup = fn(&BufferEvent);
+    let ways: [(Setup, Option<Duration>); 3] = [
+        (|_| {}, Some(SOON)),
+        (|bev| bev.set_timeouts(None, Some(SOON)).unwrap(), None),
+        (
+            |bev| bev.set_timeouts(None, Some(SOON)).unwrap(),
+            Some(5 * SOON),
+        ),
+    ];
+    for (whole, filters) in [(false, 0), (false, 2), (true, 0), (true, 2)] {
+        for (setup, deadline) in ways {
+            for options in DEFERRAL {
+                let clock = Clock::new();
+                let [near, far] = clock.sockets(Kind::Inet);
+                let socket = clock.over(near, Kind::Inet, options);
+                setup(&socket);
+                let both = options | Options::CLOSE_ON_FREE;
+                let top = (0..filters).fold(socket.clone(), |below, _| {
+                    BufferEvent::filter(&below, Pass, both).unwrap()
+                });
+                // The peer neither reads nor ends its own stream.
+                let len = if whole { CAPACITY / 2 } else { 10 * CAPACITY };
+                top.write(&bytes(len)).unwrap();
+                let told = clock.close(&top, deadline);
+                clock.run(30);
+                let (at, end) = told.get().expect("it ended");
+                let world = clock.world.borrow();
+                assert!(!world.net.is_open(near));
+                assert_eq!(
+                    world.net.is_dead(far),
+                    !whole,
+                    "{filters} {deadline:?}: {end:?}"
+                );
+                match (whole, end) {
+                    // It waits for the peer's end for two seconds.
+                    (true, FlushEnd::Flushed) => assert!(at <= 2_000, "{at}"),
+                    (false, FlushEnd::TimedOut { unsent } | FlushEnd::Failed { unsent }) => {
+                        assert!(unsent >= len - CAPACITY && unsent <= len);
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    }
+}
+
+/// What was known of the connection before does not hold for another descriptor.
+#[test]
+fn another_descriptor_begins_anew() {
+    for kind in [Kind::Inet, Kind::Unix] {
+        let clock = Clock::new();
+        let (bev, far) = clock.connection(kind, Options::empty());
+        let log = clock.log(&bev);
+        bev.set_watermarks(Interest::READ, 0, 10).unwrap();
+        bev.enable(Interest::READ).unwrap();
+        far.write(&[1; 3_000]).unwrap();
+        far.shutdown_write().unwrap();
+        clock.run(1);
+        assert_eq!(
+            bev.input().len(),
+            10,
+            "the rest waits unseen, and the end behind it"
+        );
+        let [near, other] = clock.sockets(kind);
+        bev.simulate_another(fd_of(near));
+        let other = clock.over(other, kind, Options::empty());
+        bev.set_watermarks(Interest::READ, 0, 0).unwrap();
+        clock.run(1);
+        assert_eq!(
+            bev.input().len(),
+            10,
+            "what waited unseen went with its connection"
+        );
+        other.write(&[2; 20]).unwrap();
+        clock.run(1);
+        let got = bev.input().with(|input| input.to_vec().unwrap()).unwrap();
+        assert_eq!(got, [&[1; 10][..], &[2; 20]].concat());
+        // Nor is its end: the close waits for that of the new one.
+        bev.write(b"last").unwrap();
+        let told = clock.close(&bev, None);
+        clock.run(1);
+        assert_eq!(told.get(), None, "the new peer may still send");
+        assert_eq!(*log.borrow(), []);
+        other.free();
+        clock.run(1);
+        assert!(matches!(told.get(), Some((_, FlushEnd::Flushed))));
+    }
+}
+
+/// A socket whose connect failed is not used again, and closed.
+#[test]
+fn a_second_connect_after_a_failed_one_has_a_socket_of_its_own() {
+    for failing in [Target::Refuses(libc::ECONNREFUSED), Target::Silent] {
+        let clock = Clock::new();
+        let (first, peer) = {
+            let mut world = clock.world.borrow_mut();
+            let peer = world.net.socket(Kind::Inet, CAPACITY);
+            world.net.listen(7, failing);
+            world.net.listen(8, Target::Accepts(peer));
+            (world.net.len(), peer)
+        };
+        let bev = BufferEvent::socket(&clock.base, None, Options::CLOSE_ON_FREE).unwrap();
+        let log = clock.log(&bev);
+        bev.set_timeouts(None, Some(Duration::from_secs(1)))
+            .unwrap();
+        bev.connect("127.0.0.1:7".parse::<Addr>().unwrap()).unwrap();
+        clock.run(5);
+        assert_eq!(log.borrow().len(), 1);
+        bev.enable(Interest::WRITE).unwrap();
+        bev.connect("127.0.0.1:8".parse::<Addr>().unwrap()).unwrap();
+        clock.run(5);
+        let events: Vec<_> = log.borrow().iter().map(|(_, what)| *what).collect();
+        assert!(events.contains(&Events::CONNECTED), "{events:?}");
+        assert!(!clock.world.borrow().net.is_open(first));
+        bev.write(b"hello").unwrap();
+        clock.run(1);
+        assert_eq!(clock.world.borrow_mut().take_arrived(peer, 100), 5);
+    }
+}
