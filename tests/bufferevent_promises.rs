@@ -211,3 +211,24 @@ fn a_small_rest_in_the_input_pins_no_slot_and_a_close_lets_go_of_all() {
         assert_eq!((bev.input().len(), base.slots_live()), (0, idle));
     }
 }
+
+/// Nobody reads them yet: they share memory instead of a slot each.
+#[test]
+fn many_small_messages_in_the_input_pin_few_slots() {
+    let base = EventBase::builder().slot_size(16 << 10).build().unwrap();
+    base.run_with(evring::RunFlags::NONBLOCK).unwrap();
+    let idle = base.slots_live();
+    let (bev, mut far) = socket(&base);
+    bev.enable(Interest::READ).unwrap();
+    for message in 1..=100 {
+        std::io::Write::write_all(&mut far, &[message; 64]).unwrap();
+        while bev.input().len() < 64 * usize::from(message) {
+            base.run_with(evring::RunFlags::ONCE).unwrap();
+        }
+    }
+    let live = base.slots_live();
+    assert!(live <= idle + 2, "{live} slots, {idle} before");
+    let got = bev.input().with(|input| input.to_vec().unwrap()).unwrap();
+    let sent = |at: usize| u8::try_from(at / 64 + 1).unwrap();
+    assert!(got.iter().enumerate().all(|(at, byte)| *byte == sent(at)));
+}

@@ -789,6 +789,26 @@ fn rule_26_without_an_address_the_descriptor_is_connecting_already() {
     assert_eq!(taken(&log), ["CONNECTED"]);
     let none = BufferEvent::socket(&base, None, Options::empty()).unwrap();
     assert!(none.connect_in_progress().is_err());
+    // One that fails: the socket knows how.
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
+    let (family, kind) = (AddressFamily::INET, SocketType::STREAM);
+    let socket = rustix::net::socket_with(family, kind, SocketFlags::NONBLOCK, None).unwrap();
+    let nobody = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let begun = rustix::net::connect(&socket, &nobody);
+    // Over the loopback it may fail at once; then there is nothing to wait for.
+    if begun == Err(rustix::io::Errno::INPROGRESS) {
+        let bev = BufferEvent::socket(&base, Some(socket), Options::CLOSE_ON_FREE).unwrap();
+        let log = logged(&bev);
+        bev.connect_in_progress().unwrap();
+        assert!(bev.connect_in_progress().is_err(), "one at a time");
+        run_until(&base, || !log.borrow().is_empty());
+        assert_eq!(taken(&log), ["ERROR"]);
+        assert_eq!(bev.last_error().unwrap().raw(), libc::ECONNREFUSED);
+        bev.free();
+    }
 }
 
 #[test]
@@ -933,6 +953,17 @@ fn max_single_read_and_write_bound_one_operation() {
     let mut got = [0; 5];
     far.read_exact(&mut got).unwrap();
     assert_eq!(&got, b"abcde");
+    bev.free();
+    // A pipe, which is read plainly.
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let reader = Some(OwnedFd::from(reader));
+    let bev = BufferEvent::socket(&base, reader, Options::CLOSE_ON_FREE).unwrap();
+    let log = logged(&bev);
+    bev.set_max_single_read(3).unwrap();
+    bev.enable(Interest::READ).unwrap();
+    writer.write_all(b"1234567").unwrap();
+    run_until(&base, || bev.input().len() == 7);
+    assert_eq!(taken(&log), ["read 3", "read 6", "read 7"]);
     bev.free();
 }
 

@@ -429,3 +429,56 @@ fn a_unix_socket_with_a_full_backlog_refuses_at_once() {
     }
     assert!(refused, "EAGAIN, as connect(2) says");
 }
+
+/// `reset` is seen as a reset, `free` as an end, through any number of filters; over what knows no
+/// resets both are an end.
+#[test]
+fn a_reset_of_ours_is_seen_as_one_where_there_is_such_a_thing() {
+    type Made = fn(&EventBase, Options) -> (BufferEvent, BufferEvent, bool);
+    let made: [Made; 3] = [
+        |base, options| {
+            let (far, ours) = tcp_pair();
+            (over(base, ours, options), over(base, far, options), true)
+        },
+        |base, options| {
+            let (ours, far) = UnixStream::pair().unwrap();
+            (over(base, ours, options), over(base, far, options), false)
+        },
+        |base, options| {
+            let (near, far) = BufferEvent::pair(base, options | Options::CLOSE_ON_FREE).unwrap();
+            (near, far, true)
+        },
+    ];
+    let (end, broken) = (
+        Events::READING | Events::EOF,
+        Events::READING | Events::ERROR,
+    );
+    for made in made {
+        for (filters, options) in [(0, Options::empty()), (2, Options::DEFER_CALLBACKS)] {
+            for resets in [false, true] {
+                for bytes in [0, 3_000] {
+                    let base = EventBase::new().unwrap();
+                    let (near, far, knows) = made(&base, options);
+                    let top = under_filters(&near, filters, options);
+                    let events = events_of(&far);
+                    far.enable(Interest::READ).unwrap();
+                    top.write(&pattern(bytes)).unwrap();
+                    assert!(turn_until(&base, || far.input().len() == bytes));
+                    match resets {
+                        true => top.reset(),
+                        false => top.free(),
+                    }
+                    assert!(near.is_freed());
+                    assert!(turn_until(&base, || !events.borrow().is_empty()));
+                    let seen = if resets && knows { broken } else { end };
+                    assert_eq!(*events.borrow(), [seen], "{filters} {resets} {bytes}");
+                    if seen == broken {
+                        let reset = far.last_error().map(evring::Errno::raw);
+                        assert_eq!(reset, Some(libc::ECONNRESET));
+                    }
+                    assert!(all_of_input(&far) == pattern(bytes));
+                }
+            }
+        }
+    }
+}

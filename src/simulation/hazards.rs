@@ -44,6 +44,31 @@ fn an_interrupted_send_is_no_error_and_loses_nothing() {
     }
 }
 
+/// The same for receives; a cancellation that nobody asked for, too.
+#[test]
+fn an_interrupted_receive_is_no_error_and_loses_nothing() {
+    for kind in KINDS {
+        for options in DEFERRAL {
+            for (seed, len) in [(1, 1), (2, 4_000), (3, 60_000)] {
+                let faults = Faults {
+                    spurious: 500,
+                    split: 500,
+                    ..Faults::none()
+                };
+                let clock = Clock::with(seed, faults);
+                let (near, far) = clock.connection(kind, options);
+                let log = clock.log(&near);
+                near.enable(Interest::READ).unwrap();
+                far.write(&bytes(len)).unwrap();
+                clock.run(20);
+                assert_eq!(*log.borrow(), []);
+                let got = near.input().with(|input| input.to_vec().unwrap()).unwrap();
+                assert!(got == bytes(len), "{kind:?}: {} of {len}", got.len());
+            }
+        }
+    }
+}
+
 /// The simulated kernel panics at a descriptor that is closed under an operation (I6), and ends
 /// cancelled ones late.
 #[test]
@@ -251,6 +276,41 @@ fn another_descriptor_begins_anew() {
         other.free();
         clock.run(1);
         assert!(matches!(told.get(), Some((_, FlushEnd::Flushed))));
+    }
+}
+
+/// An end that was put off since its read callback disabled READ is that of the old connection.
+#[test]
+fn an_end_that_was_put_off_is_not_told_of_another_descriptor() {
+    for another in [false, true] {
+        let clock = Clock::new();
+        let (bev, far) = clock.connection(Kind::Inet, Options::DEFER_CALLBACKS);
+        let ends = Rc::new(Cell::new(0));
+        let count = ends.clone();
+        bev.set_callbacks(
+            Callbacks::new()
+                .on_read(|bev| bev.disable(Interest::READ))
+                .on_event(move |_, _| count.set(count.get() + 1)),
+        )
+        .unwrap();
+        far.write(b"last").unwrap();
+        far.shutdown_write().unwrap();
+        clock.run(1);
+        bev.enable(Interest::READ).unwrap();
+        clock.run(1);
+        assert_eq!((bev.input().len(), bev.enabled()), (4, Interest::WRITE));
+        assert_eq!(
+            ends.get(),
+            0,
+            "it was there when the callback disabled READ"
+        );
+        let [near, _other] = clock.sockets(Kind::Inet);
+        if another {
+            bev.simulate_another(fd_of(near));
+        }
+        bev.enable(Interest::READ).unwrap();
+        clock.run(1);
+        assert_eq!(ends.get(), u32::from(!another));
     }
 }
 
