@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::BufferEvent;
-use super::machine::Stage;
+use super::machine::Due;
 use super::types::Events;
 
 /// The callbacks of a bufferevent as one object; each does nothing unless implemented.
@@ -71,11 +71,17 @@ impl Callbacks {
 }
 
 impl Callbacks {
-    pub(super) fn handles(&self) -> Handles {
-        Handles {
-            write: self.write.is_some(),
-            event: self.event.is_some(),
+    /// What there is something to call for. Reading is always among them: what is left in the input
+    /// is looked after then.
+    pub(super) fn handled(&self) -> Due {
+        let mut handled = Due::READ;
+        if self.write.is_some() {
+            handled |= Due::WRITE;
         }
+        if self.event.is_some() {
+            handled |= Due::EVENTS;
+        }
+        handled
     }
 }
 
@@ -106,30 +112,5 @@ impl fmt::Debug for Callbacks {
             .field("write", &self.write.is_some())
             .field("event", &self.event.is_some())
             .finish()
-    }
-}
-
-/// Of which stages there is something to call. To skip a write callback that nobody set is worth
-/// it: each message that leaves makes one due.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Handles {
-    write: bool,
-    event: bool,
-}
-
-impl Handles {
-    /// Those of a handler, whose methods may all do something.
-    pub(super) const ALL: Handles = Handles {
-        write: true,
-        event: true,
-    };
-
-    /// Reading is always among them: what is left in the input is looked after then.
-    pub(super) fn contains(self, stage: Stage) -> bool {
-        match stage {
-            Stage::Read => true,
-            Stage::Write => self.write,
-            Stage::Connected | Stage::Events => self.event,
-        }
     }
 }

@@ -28,12 +28,11 @@ pub use view::BufferView;
 use crate::addr::Addr;
 use crate::driver::{KeepAlive, SocketOption};
 use crate::error::Error;
-use crate::evbuffer::EvBuffer;
+use crate::evbuffer::{BufferError, EvBuffer};
 use crate::event_base::{EventBase, Interest};
 use crate::sys::Errno;
 use buffers::Side;
-use callbacks::Handles;
-use machine::{Fin, Hold, Link, StreamEnd};
+use machine::{Due, Fin, Hold, Link, StreamEnd};
 use shell::{Cx, Inner};
 use transport::socket::Socket;
 use transport::{Changed, End};
@@ -169,10 +168,10 @@ impl BufferEvent {
     /// [`Error::Freed`].
     pub fn set_callbacks(&self, callbacks: Callbacks) -> Result<(), Error> {
         self.live()?;
-        let handles = callbacks.handles();
+        let handled = callbacks.handled();
         self.0
             .shell
-            .replace_handler(Some(Box::new(callbacks)), handles);
+            .replace_handler(Some(Box::new(callbacks)), handled);
         Ok(())
     }
 
@@ -183,7 +182,7 @@ impl BufferEvent {
     pub fn set_handler(&self, handler: impl Handler + 'static) -> Result<(), Error> {
         self.live()?;
         let handler = Box::new(handler);
-        self.0.shell.replace_handler(Some(handler), Handles::ALL);
+        self.0.shell.replace_handler(Some(handler), Due::ALL);
         Ok(())
     }
 
@@ -193,7 +192,7 @@ impl BufferEvent {
     /// [`Error::Freed`].
     pub fn clear_callbacks(&self) -> Result<(), Error> {
         self.live()?;
-        self.0.shell.replace_handler(None, Handles::ALL);
+        self.0.shell.replace_handler(None, Due::READ);
         Ok(())
     }
 
@@ -233,7 +232,7 @@ impl BufferEvent {
     /// # Errors
     /// [`Error::Freed`]; [`Error::Invalid`] after [`shutdown_write`](Self::shutdown_write).
     pub fn write(&self, data: &[u8]) -> Result<(), Error> {
-        self.append(|output| Ok(output.add(data)?))
+        self.append(|output| output.add(data))
     }
 
     /// Moves all of `buffer` to the output, by reference (`bufferevent_write_buffer`).
@@ -241,7 +240,7 @@ impl BufferEvent {
     /// # Errors
     /// As [`write`](Self::write); `buffer` is then as it was.
     pub fn write_buffer(&self, buffer: &mut EvBuffer) -> Result<(), Error> {
-        self.append(|output| Ok(output.add_buffer(buffer)?))
+        self.append(|output| output.add_buffer(buffer))
     }
 
     /// Appends a shared payload to the output without copying it (`evbuffer_add_reference`).
@@ -249,7 +248,7 @@ impl BufferEvent {
     /// # Errors
     /// As [`write`](Self::write).
     pub fn write_piece(&self, payload: impl Into<crate::arena::Piece>) -> Result<(), Error> {
-        self.append(|output| Ok(output.add_piece(payload)?))
+        self.append(|output| output.add_piece(payload))
     }
 
     /// Moves bytes from the input into `data`; how many (`bufferevent_read`). None when it was
@@ -258,13 +257,24 @@ impl BufferEvent {
     /// A file range in the input that can not be read gives none either, and is reported by a
     /// `READING | ERROR` event.
     pub fn read(&self, data: &mut [u8]) -> usize {
-        let removed = self.input().with(|input| input.remove(data));
-        match removed {
+        let Ok(base) = self.live() else { return 0 };
+        let cx = Cx::new(self, &base);
+        if let Some(mut input) = self.0.shell.buffers.input()
+            && !input.has_owners()
+        {
+            // Nothing of the user's runs: plain bytes.
+            let removed = input.remove(data).unwrap_or(0);
+            drop(input);
+            cx.input_changed();
+            cx.settle();
+            return removed;
+        }
+        match self.input().with(|input| input.remove(data)) {
             Ok(Ok(n)) => n,
             Ok(Err(error)) => {
-                let errno = errno_of(&error);
-                let told = self.command(|cx| cx.ended(StreamEnd::Error(errno)));
-                told.map_or(0, |()| 0)
+                cx.ended(StreamEnd::Error(errno_of(&error)));
+                cx.settle();
+                0
             }
             Err(_) => 0,
         }
@@ -289,13 +299,13 @@ impl BufferEvent {
     /// # Errors
     /// As [`write`](Self::write) on `other`; the input is then as it was.
     pub fn transfer_to(&self, other: &BufferEvent) -> Result<usize, Error> {
-        self.input().with(|input| {
-            let moved = input.len();
-            if moved != 0 {
-                other.write_buffer(input)?;
-            }
-            Ok(moved)
-        })?
+        let base = self.live()?;
+        let here = Cx::new(self, &base);
+        if other.0.shell.is_on(&base) {
+            return here.transfer(&Cx::new(other, &base));
+        }
+        let other_base = other.live()?;
+        here.transfer(&Cx::new(other, &other_base))
     }
 
     /// The buffer that received bytes are read from (`bufferevent_get_input`).
@@ -541,7 +551,11 @@ impl BufferEvent {
 
     /// Bytes that wait to leave, here and in whatever it passes them on to.
     pub(crate) fn backlog(&self) -> usize {
-        self.down().map(|bev| bev.0.shell.output_len()).sum()
+        let here = self.0.shell.output_len();
+        match self.0.shell.follows() {
+            true => self.down().skip(1).fold(here, |all, bev| all + bev.0.shell.output_len()),
+            false => here,
+        }
     }
 
     /// Has the write callback called once [`backlog`](Self::backlog) is down to the low mark.
@@ -564,7 +578,10 @@ impl BufferEvent {
 
     /// The one that moves the bytes by itself.
     fn lowest(&self) -> &BufferEvent {
-        self.down().last().unwrap_or(self)
+        match self.0.shell.follows() {
+            true => self.down().last().unwrap_or(self),
+            false => self,
+        }
     }
 
     /// The error number that came with the last `ERROR` event.
@@ -665,23 +682,14 @@ impl BufferEvent {
     }
 
     /// Appends to the output by way of `f`, and has it sent.
-    fn append<R>(&self, f: impl FnOnce(&mut EvBuffer) -> Result<R, Error>) -> Result<R, Error> {
+    fn append(
+        &self,
+        f: impl FnOnce(&mut EvBuffer) -> Result<(), BufferError>,
+    ) -> Result<(), Error> {
         let base = self.live()?;
         let cx = Cx::new(self, &base);
-        if cx.machine().fin() != Fin::Open {
-            return Err(Error::Invalid {
-                what: "write",
-                why: "the sending direction was shut down",
-            });
-        }
-        if self.0.transport.under().is_some_and(BufferEvent::is_freed) {
-            return Err(Error::Freed {
-                what: "bufferevent below the filter",
-            });
-        }
-        let result = cx.append(f);
-        cx.settle();
-        result
+        cx.check_writable()?;
+        Ok(cx.append(f)?)
     }
 }
 
@@ -720,9 +728,9 @@ fn check_options(options: Options) -> Result<(), Error> {
 }
 
 /// The error number of a buffer that could not be read.
-fn errno_of(error: &crate::evbuffer::BufferError) -> Errno {
+fn errno_of(error: &BufferError) -> Errno {
     let raw = match error {
-        crate::evbuffer::BufferError::Io(error) => error.raw_os_error(),
+        BufferError::Io(error) => error.raw_os_error(),
         _ => None,
     };
     Errno::from_raw(raw.unwrap_or(libc::EIO))

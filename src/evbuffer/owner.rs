@@ -1,7 +1,7 @@
 //! What a buffer's owner may do when it is frozen to everyone else: a bufferevent drains its output,
 //! appends to its input, and lends pieces to the kernel.
 
-use super::{CONTENT, EvBuffer, Seg, append_chain, spare};
+use super::{CONTENT, EvBuffer, Seg, WATCHED, append_chain, spare};
 use crate::arena::{Chain, Piece};
 
 impl EvBuffer {
@@ -85,11 +85,23 @@ impl EvBuffer {
     }
 
     /// Appends all of `from`, frozen or not.
+    #[inline]
     pub(crate) fn take_all(&mut self, from: &mut EvBuffer) {
         let moved = from.len;
         if moved == 0 {
             return;
         }
+        if self.chain.is_empty() && (self.flags | from.flags) & (WATCHED | CONTENT) == 0 {
+            // What a message comes to.
+            self.chain.append(&mut from.chain);
+            self.len = moved;
+            from.len = 0;
+            return;
+        }
+        self.take_all_behind(from, moved);
+    }
+
+    fn take_all_behind(&mut self, from: &mut EvBuffer, moved: usize) {
         append_chain(&mut self.chain, &mut from.chain);
         self.took_all(from, moved);
     }
@@ -119,27 +131,39 @@ impl EvBuffer {
         self.tell();
     }
 
-    /// Takes the first `n` bytes off, or all when there are fewer, by reference, frozen or not: for
-    /// an operation that owns them from here on. The new buffer is bound to nobody and not frozen.
-    pub(crate) fn take_front(&mut self, n: usize) -> EvBuffer {
+    /// Takes the first `n` bytes off, or all when there are fewer, by reference, frozen or not, and
+    /// tells nobody: they belong to an operation, and [`put_aside_back`](Self::put_aside_back)
+    /// follows. The new buffer is bound to nobody and not frozen.
+    pub(crate) fn set_aside(&mut self, n: usize) -> EvBuffer {
         let mut front = EvBuffer::new();
+        let watched = self.flags & WATCHED;
+        self.flags &= !WATCHED;
         self.transfer(&mut front, n);
+        self.flags |= watched;
         front
     }
 
-    /// Puts bytes back in front, by reference, frozen or not.
-    pub(crate) fn put_front(&mut self, mut front: EvBuffer) {
+    /// Puts what was set aside in front, frozen or not, and tells nobody.
+    pub(crate) fn put_aside_back(&mut self, mut front: EvBuffer) {
+        let watched = self.flags & WATCHED;
+        self.flags &= !WATCHED;
         self.take_all_front(&mut front);
+        self.flags |= watched;
     }
 
     /// Moves the first `n` bytes, or all when there are fewer, to the end of `to`, by reference,
     /// frozen or not; returns how many.
+    #[inline]
     pub(crate) fn transfer(&mut self, to: &mut EvBuffer, n: usize) -> usize {
         if n >= self.len {
             let moved = self.len;
             to.take_all(self);
             return moved;
         }
+        self.transfer_part(to, n)
+    }
+
+    fn transfer_part(&mut self, to: &mut EvBuffer, n: usize) -> usize {
         if n > 0 {
             self.move_front(&mut to.chain, n);
             to.flags |= self.flags & CONTENT;

@@ -156,6 +156,11 @@ impl Registration {
         ptr
     }
 
+    /// Whether it is on this base.
+    pub(crate) fn is_on(&self, base: &EventBase) -> bool {
+        std::ptr::eq(self.base_ptr(), Rc::as_ptr(&base.0)) && self.is_joined()
+    }
+
     /// Whether it is on a base.
     pub(crate) fn is_joined(&self) -> bool {
         self.token.get() != NONE
@@ -214,6 +219,11 @@ impl Registration {
         if self.is_joined() && !self.dirty.replace(true) {
             base.0.dirty.borrow_mut().push(self.key());
         }
+    }
+
+    /// Whether its `start_io` is to be called before the next enter.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.dirty.get()
     }
 
     pub(super) fn take_dirty(&self) -> bool {
@@ -276,10 +286,16 @@ impl Registration {
     /// source is called for that, too, and decides for itself.
     #[inline]
     pub(crate) fn arm(&self, base: &EventBase, at: u64) {
-        if at < self.armed.get() && self.is_joined() {
+        if self.is_late_for(at) && self.is_joined() {
             self.armed.set(at);
             base.0.timers.borrow_mut().arm(at, self.key());
         }
+    }
+
+    /// Whether its `timer_fired` would be called too late for `at`.
+    #[inline]
+    pub(crate) fn is_late_for(&self, at: u64) -> bool {
+        at < self.armed.get()
     }
 
     /// Its `timer_fired` was called at `now`: the entry that was armed has gone from the heap if
