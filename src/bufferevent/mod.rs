@@ -553,7 +553,10 @@ impl BufferEvent {
     pub(crate) fn backlog(&self) -> usize {
         let here = self.0.shell.output_len();
         match self.0.shell.follows() {
-            true => self.down().skip(1).fold(here, |all, bev| all + bev.0.shell.output_len()),
+            true => self
+                .down()
+                .skip(1)
+                .fold(here, |all, bev| all + bev.0.shell.output_len()),
             false => here,
         }
     }
