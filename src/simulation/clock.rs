@@ -106,7 +106,7 @@ impl Clock {
         let (end, began, base) = (told.clone(), self.began, self.base.downgrade());
         let report = move |how| {
             let now = base.upgrade().map_or(0, |base| base.clock_ns());
-            end.set(Some(((now - began) / 1_000_000, how)));
+            end.set(Some((now.saturating_sub(began) / 1_000_000, how)));
         };
         bev.close_after_flush(deadline, report).expect("alive");
         told

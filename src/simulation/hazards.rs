@@ -344,3 +344,136 @@ fn a_second_connect_after_a_failed_one_has_a_socket_of_its_own() {
         assert_eq!(clock.world.borrow_mut().take_arrived(peer, 100), 5);
     }
 }
+
+/// A relay's idle time-out counts what the kernel takes, however large its sends; its last flush is
+/// timed likewise.
+#[test]
+fn a_relay_is_idle_once_no_byte_moves_any_more() {
+    use crate::{RelayEnd, RelayOptions, relay};
+    const IDLE: Duration = Duration::from_secs(1);
+    for kind in [Kind::Inet, Kind::Unix] {
+        for (filters, ends) in [(0, false), (0, true), (1, false), (1, true)] {
+            let clock = Clock::new();
+            let ([a, client], [b, server]) = (clock.sockets(kind), clock.sockets(kind));
+            let over = |socket| {
+                let below = clock.over(socket, kind, Options::empty());
+                (0..filters).fold(below, |below, _| {
+                    BufferEvent::filter(&below, Pass, Options::CLOSE_ON_FREE).unwrap()
+                })
+            };
+            let (a, b) = (over(a), over(b));
+            let client = clock.over(client, kind, Options::empty());
+            client.write(&bytes(100_000)).unwrap();
+            client.enable(Interest::READ).unwrap();
+            if ends {
+                // Both streams end in order; only the flush is left, towards a slow peer.
+                client.shutdown_write().unwrap();
+            }
+            let options = RelayOptions::default().idle_timeout(Some(IDLE));
+            let joined = relay(&a, &b, options).unwrap();
+            let told = Rc::new(Cell::new(None));
+            let (end, began, base) = (told.clone(), clock.base.clock_ns(), clock.base.downgrade());
+            joined.on_end(move |report| {
+                let now = base.upgrade().map_or(0, |base| base.clock_ns());
+                end.set(Some((now.saturating_sub(began) / 1_000_000, *report)));
+            });
+            let world = clock.world.clone();
+            let mut taken = 0;
+            clock.every_step(6, move || {
+                taken += 1;
+                let mut world = world.borrow_mut();
+                if ends && taken == 1 {
+                    world.end_stream(server);
+                }
+                assert_eq!(world.take_arrived(server, 500), 500);
+            });
+            clock.run(30);
+            let (at, report) = told.get().expect("it ended");
+            let last = 6 * 600;
+            let why = format!("{kind:?} {filters} {ends}: {at} {report:?}");
+            assert!((last..=last + 2_100).contains(&at), "{why}");
+            assert!(report.undelivered >= 80_000, "{why}");
+            match ends {
+                false => assert_eq!(report.end, RelayEnd::TimedOut, "{why}"),
+                true => assert!(matches!(report.end, RelayEnd::Failed { .. }), "{why}"),
+            }
+        }
+    }
+}
+
+/// What a relay finds in the inputs when it begins is passed on; and when one side can not be
+/// written to any more, what it has still sent is.
+#[test]
+fn a_relay_passes_on_what_came_before_it_and_what_a_side_sent_before_it_went() {
+    use crate::{RelayEnd, RelayOptions, RelaySide, relay};
+    for filters in [0, 1] {
+        let clock = Clock::new();
+        let (a, client) = clock.connection(Kind::Unix, Options::empty());
+        let (b, server) = clock.connection(Kind::Unix, Options::empty());
+        let over = |below: &BufferEvent| {
+            (0..filters).fold(below.clone(), |below, _| {
+                BufferEvent::filter(&below, Pass, Options::CLOSE_ON_FREE).unwrap()
+            })
+        };
+        let (a, b) = (over(&a), over(&b));
+        a.enable(Interest::READ).unwrap();
+        client.write(b"before").unwrap();
+        clock.run(1);
+        assert_eq!(a.input().len(), 6);
+        let joined = relay(&a, &b, RelayOptions::default()).unwrap();
+        let told = Rc::new(Cell::new(None));
+        let end = told.clone();
+        joined.on_end(move |report| end.set(Some(*report)));
+        server.enable(Interest::READ).unwrap();
+        clock.run(1);
+        assert_eq!(server.input().len(), 6);
+        // The server answers, more than is received at a time, and is gone; then the client asks.
+        server.write(&bytes(CAPACITY)).unwrap();
+        client.enable(Interest::READ).unwrap();
+        client.write(b"after").unwrap();
+        let gone = server.clone();
+        clock.base.defer(move |_| {
+            gone.close_after_flush(None, |_| {}).unwrap();
+        });
+        clock.run(20);
+        let got = client
+            .input()
+            .with(|input| input.to_vec().unwrap())
+            .unwrap();
+        assert!(got == bytes(CAPACITY), "{filters}: {}", got.len());
+        client.free();
+        clock.run(20);
+        let report = told.get().expect("it ended");
+        let side = RelaySide::B;
+        assert!(
+            matches!(report.end, RelayEnd::Finished)
+                || matches!(report.end, RelayEnd::Failed { side: failed, .. } if failed == side),
+            "{report:?}"
+        );
+        assert_eq!(report.b_to_a, CAPACITY as u64);
+    }
+}
+
+/// What waited unseen behind a mark is in the input once reading is finished.
+#[test]
+fn finish_reading_shows_what_waited_behind_the_mark() {
+    for kind in [Kind::Inet, Kind::Unix, Kind::Plain] {
+        for options in DEFERRAL {
+            let clock = Clock::new();
+            let (near, far) = clock.connection(kind, options);
+            near.enable(Interest::READ).unwrap();
+            clock.run(1);
+            // It comes while a receive without a mark is under way.
+            near.set_watermarks(Interest::READ, 0, 10).unwrap();
+            far.write(&bytes(2_000)).unwrap();
+            clock.run(1);
+            assert_eq!(near.input().len(), 10);
+            let told = Rc::new(Cell::new(0));
+            let sum = told.clone();
+            near.finish_reading(move |bev| sum.set(bev.input().len()))
+                .unwrap();
+            clock.run(1);
+            assert_eq!(told.get(), 2_000, "{kind:?}");
+        }
+    }
+}

@@ -269,10 +269,13 @@ fn a_direction_that_a_limit_lets_go_of_has_its_whole_time_out() {
 /// What a close sends is timed as before it.
 #[test]
 fn a_close_keeps_the_write_time_out_and_drops_that_of_reading() {
-    for kind in KINDS {
+    for (kind, filters) in KINDS.into_iter().flat_map(|kind| [(kind, 0), (kind, 2)]) {
         let clock = Clock::new();
         let [near, _far] = clock.sockets(kind);
-        let near = clock.over(near, kind, Options::empty());
+        let socket = clock.over(near, kind, Options::empty());
+        let near = (0..filters).fold(socket, |below, _| {
+            BufferEvent::filter(&below, Pass, Options::CLOSE_ON_FREE).unwrap()
+        });
         near.set_timeouts(Some(QUIET / 2), Some(QUIET)).unwrap();
         near.enable(Interest::READ).unwrap();
         near.write(&[7; 100_000]).unwrap();
@@ -281,5 +284,37 @@ fn a_close_keeps_the_write_time_out_and_drops_that_of_reading() {
         let (at, end) = told.get().expect("it ended");
         assert_eq!(at, write_late(kind, 0), "{kind:?}");
         assert!(matches!(end, FlushEnd::Failed { unsent } if unsent >= 100_000 - CAPACITY));
+    }
+}
+
+/// A filter's output stands still behind the mark of what is below, whose sends the peer takes a
+/// little at a time: bytes move, so that its write time-out does not fire before they no longer do.
+#[test]
+fn bytes_that_the_kernel_takes_below_a_filter_restart_its_write_time_out() {
+    for kind in KINDS {
+        for filters in [1, 2] {
+            let clock = Clock::new();
+            let [near, far] = clock.sockets(kind);
+            let socket = clock.over(near, kind, Options::empty());
+            let top = (0..filters).fold(socket, |below, _| {
+                below.set_watermarks(Interest::WRITE, 0, 50_000).unwrap();
+                BufferEvent::filter(&below, Pass, Options::CLOSE_ON_FREE).unwrap()
+            });
+            let log = clock.log(&top);
+            top.set_timeouts(None, Some(QUIET)).unwrap();
+            top.write(&[7; 200_000]).unwrap();
+            let world = clock.world.clone();
+            let steps = 5;
+            clock.every_step(steps, move || {
+                assert_eq!(world.borrow_mut().take_arrived(far, 500), 500);
+            });
+            clock.run(20);
+            let log = log.borrow();
+            let last = ms(STEP) * u64::from(steps);
+            let [(at, WRITE)] = log[..] else {
+                panic!("{kind:?} {filters}: one time-out, not {log:?}")
+            };
+            assert!(at > last && at <= last + 2 * ms(QUIET), "{kind:?}: {at}");
+        }
     }
 }

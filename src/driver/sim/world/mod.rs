@@ -117,6 +117,12 @@ impl World {
         n
     }
 
+    /// Has the far end of a connection, which nobody plays, end its stream.
+    pub(crate) fn end_stream(&mut self, socket: usize) {
+        let ended = self.net.shutdown(socket, self.now, &mut self.dice);
+        ended.expect("a connected socket");
+    }
+
     /// The number that the next operation gets.
     pub(crate) fn next_op(&self) -> u64 {
         self.next_id
