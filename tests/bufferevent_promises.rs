@@ -37,6 +37,55 @@ fn base_is_the_one_it_lives_on() {
     assert!(bev.base().is_err());
 }
 
+/// Seen by a duplicate of the descriptor; through filters as well.
+#[test]
+fn tcp_options_reach_the_socket_and_are_taken_back() {
+    use rustix::net::sockopt::{socket_keepalive, tcp_keepidle};
+    struct Pass;
+    impl Filter for Pass {}
+    for filters in [0, 2] {
+        let base = EventBase::new().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let seen = client.try_clone().unwrap();
+        let fd = Some(client.into());
+        let below = BufferEvent::socket(&base, fd, Options::CLOSE_ON_FREE).unwrap();
+        let bev = (0..filters).fold(below, |below, _| {
+            BufferEvent::filter(&below, Pass, Options::CLOSE_ON_FREE).unwrap()
+        });
+        for on in [true, false, true] {
+            bev.set_nodelay(on).unwrap();
+            assert_eq!(seen.nodelay().unwrap(), on);
+            let idle = on.then_some(Duration::from_secs(77));
+            bev.set_keepalive(idle).unwrap();
+            assert_eq!(socket_keepalive(&seen).unwrap(), on);
+            if let Some(idle) = idle {
+                assert_eq!(tcp_keepidle(&seen).unwrap(), idle);
+            }
+        }
+        let (unix, _far) = socket(&base);
+        assert!(unix.set_nodelay(true).is_err(), "no TCP");
+    }
+}
+
+#[test]
+fn cleared_callbacks_are_called_no_more_and_dropped() {
+    let base = EventBase::new().unwrap();
+    let (bev, mut far) = socket(&base);
+    let held = Rc::new(Cell::new(0));
+    let count = held.clone();
+    bev.set_callbacks(Callbacks::new().on_read(move |_| count.set(count.get() + 1)))
+        .unwrap();
+    bev.enable(Interest::READ).unwrap();
+    bev.clear_callbacks().unwrap();
+    assert_eq!(Rc::strong_count(&held), 1);
+    std::io::Write::write_all(&mut far, b"x").unwrap();
+    while bev.input().is_empty() {
+        base.run_with(evring::RunFlags::ONCE).unwrap();
+    }
+    assert_eq!(held.get(), 0);
+}
+
 #[test]
 fn write_buffer_and_read_buffer_move_by_reference() {
     let base = EventBase::new().unwrap();

@@ -889,8 +889,10 @@ fn rule_29_set_fd_stops_the_old_and_starts_the_new() {
 
 #[test]
 fn rule_30_set_base_only_while_nothing_is_in_flight() {
-    let (one, two) = (EventBase::new().unwrap(), EventBase::new().unwrap());
+    let one = EventBase::builder().priorities(7).build().unwrap();
+    let two = EventBase::new().unwrap();
     let (bev, mut far) = made(&one);
+    bev.set_priority(6).unwrap();
     let log = logged(&bev);
     bev.enable(Interest::READ).unwrap();
     settle(&one);
@@ -901,6 +903,7 @@ fn rule_30_set_base_only_while_nothing_is_in_flight() {
     // What came in spite of the pause ended the receive: now it may move.
     bev.set_base(&two).unwrap();
     assert_eq!(one.active(), 0);
+    assert_eq!(bev.priority(), 0, "the middle one of its new base");
     bev.enable(Interest::READ).unwrap();
     far.write_all(b"b").unwrap();
     run_until(&two, || bev.input().len() == 2);

@@ -70,7 +70,23 @@ fn the_port_is_free_again_as_soon_as_it_is_closed() {
     base.run().unwrap();
     TcpListener::bind(addr).expect("the port is free");
     assert!(matches!(listener.local_addr(), Err(Error::Freed { .. })));
-    let (listener, _kept) = keeping(&base, ListenOptions::default());
+    let (listener, kept) = keeping(&base, ListenOptions::default());
+    let addr = bound(&listener);
+    // A connection that the server ended first lingers at the port.
+    let mut client = TcpStream::connect(addr).unwrap();
+    turn_until(&base, || kept.borrow().len() == 1);
+    kept.borrow_mut().clear();
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    drop(client);
+    listener.close();
+    base.run().unwrap();
+    let again = Listener::bind(
+        &base,
+        &Addr::from(addr),
+        ListenOptions::default(),
+        |_, _| {},
+    );
+    let listener = again.expect("the port may be taken again at once");
     let addr = bound(&listener);
     base.run_with(RunFlags::NONBLOCK).unwrap();
     drop(base);
@@ -113,6 +129,41 @@ fn paused_connections_wait_in_the_backlog() {
     assert!(kept.borrow().is_empty());
     listener.resume();
     turn_until(&base, || kept.borrow().len() == 1);
+}
+
+/// Several come at once, and the callback pauses at the first: the others were accepted by the
+/// kernel already, and are handed over once it goes on.
+#[test]
+fn what_was_accepted_before_a_pause_took_effect_is_handed_over_afterwards() {
+    let base = EventBase::new().unwrap();
+    let kept = Rc::new(RefCell::new(Vec::new()));
+    let sink = kept.clone();
+    let options = ListenOptions::default();
+    let listener = Listener::bind(&base, &any_port(), options, move |listener, accepted| {
+        sink.borrow_mut().push(accepted);
+        listener.pause();
+    })
+    .unwrap();
+    let clients: Vec<_> = (0..5)
+        .map(|_| TcpStream::connect(bound(&listener)).unwrap())
+        .collect();
+    for handed in 1..=5 {
+        turn_until(&base, || kept.borrow().len() == handed);
+        for _ in 0..5 {
+            base.run_with(RunFlags::NONBLOCK | RunFlags::NO_EXIT_ON_EMPTY)
+                .unwrap();
+        }
+        assert_eq!(kept.borrow().len(), handed, "it is paused");
+        listener.resume();
+    }
+    let mut there: Vec<_> = (kept.borrow().iter())
+        .map(|accepted| accepted.peer_addr().unwrap().to_string())
+        .collect();
+    let mut here: Vec<_> = (clients.iter())
+        .map(|client| client.local_addr().unwrap().to_string())
+        .collect();
+    (there.sort(), here.sort());
+    assert_eq!(there, here, "each once");
 }
 
 #[test]
