@@ -550,6 +550,7 @@ impl BufferEvent {
     }
 
     /// Bytes that wait to leave, here and in whatever it passes them on to.
+    #[inline]
     pub(crate) fn backlog(&self) -> usize {
         let here = self.0.shell.output_len();
         match self.0.shell.follows() {

@@ -532,7 +532,7 @@ impl<'a> Cx<'a> {
     /// stage waits for the FIFO.
     fn call(&self) {
         let shell = self.shell();
-        let _run = Run(*self);
+        let _run = Run(self);
         let mut last = None;
         while !shell.is_freed() {
             let due = shell.machine.borrow_mut().take_after(last);
@@ -757,9 +757,9 @@ impl<'a> Cx<'a> {
 
 /// A run of callbacks. Ends it also when one of them panics: whoever catches that may go on with
 /// the loop.
-struct Run<'a>(Cx<'a>);
+struct Run<'r, 'a>(&'r Cx<'a>);
 
-impl Drop for Run<'_> {
+impl Drop for Run<'_, '_> {
     #[inline]
     fn drop(&mut self) {
         let shell = self.0.shell();
