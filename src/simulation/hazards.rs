@@ -5,9 +5,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::clock::{CAPACITY, Clock, Pass};
-use crate::driver::sim::Faults;
 use crate::driver::sim::net::{Target, fd_of};
 use crate::driver::sim::socket::Kind;
+use crate::driver::sim::{Faults, SLOT_BYTES};
 use crate::event_base::Interest;
 use crate::{Addr, BufferEvent, Callbacks, Events, FlushEnd, Options, RunFlags};
 
@@ -474,6 +474,61 @@ fn finish_reading_shows_what_waited_behind_the_mark() {
                 .unwrap();
             clock.run(1);
             assert_eq!(told.get(), 2_000, "{kind:?}");
+        }
+    }
+}
+
+/// Messages that wait to be read pin a slot each, until memory gets short: then they are copied out
+/// of their slots, and those that come meanwhile as well.
+#[test]
+fn what_waits_to_be_read_pins_no_slot_while_memory_is_short() {
+    const SLOTS: usize = 16;
+    const MESSAGE: usize = 1_500;
+    for (options, hogs) in [
+        (DEFERRAL[0], false),
+        (DEFERRAL[1], false),
+        (DEFERRAL[0], true),
+    ] {
+        let faults = Faults {
+            slots: SLOTS,
+            window: 2,
+            ..Faults::none()
+        };
+        let clock = Clock::with(1, faults);
+        let pinned = || {
+            let world = clock.world.borrow();
+            world.arena().stats().slots_live - world.slots_held()
+        };
+        let (hog, feeds) = clock.connection(Kind::Unix, options);
+        if hogs {
+            // Whole slots, which nobody copies: memory is short from now on.
+            hog.enable(Interest::READ).unwrap();
+            for _ in 0..11 {
+                feeds.write(&bytes(SLOT_BYTES)).unwrap();
+                clock.run(1);
+            }
+            hog.disable(Interest::READ).unwrap();
+        }
+        let before = pinned();
+        assert_eq!(before != 0, hogs);
+        let mut waiting = Vec::new();
+        for _ in 0..SLOTS - 4 {
+            let (reads, writes) = clock.connection(Kind::Unix, options);
+            reads
+                .set_callbacks(Callbacks::new().on_read(|_| {}))
+                .unwrap();
+            reads.enable(Interest::READ).unwrap();
+            writes.write(&bytes(MESSAGE)).unwrap();
+            clock.run(1);
+            waiting.push(reads);
+        }
+        let more = pinned() - before;
+        let most = if hogs { 1 } else { SLOTS / 2 };
+        assert!(more <= most, "{more} slots for {} messages", waiting.len());
+        for reads in waiting {
+            let got = reads.input().with(|input| input.to_vec().unwrap()).unwrap();
+            assert!(bytes(MESSAGE).starts_with(&got) && !got.is_empty());
+            assert!(hogs || got.len() == MESSAGE);
         }
     }
 }
