@@ -162,7 +162,8 @@ fn what_was_accepted_before_a_pause_took_effect_is_handed_over_afterwards() {
     let mut here: Vec<_> = (clients.iter())
         .map(|client| client.local_addr().unwrap().to_string())
         .collect();
-    (there.sort(), here.sort());
+    there.sort();
+    here.sort();
     assert_eq!(there, here, "each once");
 }
 

@@ -239,34 +239,41 @@ fn a_close_that_gives_up_on_bytes_resets_and_one_that_does_not_ends_in_order() {
 /// What was known of the connection before does not hold for another descriptor.
 #[test]
 fn another_descriptor_begins_anew() {
-    for kind in [Kind::Inet, Kind::Unix] {
+    let cases = [Kind::Inet, Kind::Unix];
+    for (kind, told_of_the_end) in cases
+        .into_iter()
+        .flat_map(|kind| [(kind, false), (kind, true)])
+    {
         let clock = Clock::new();
         let (bev, far) = clock.connection(kind, Options::empty());
         let log = clock.log(&bev);
-        bev.set_watermarks(Interest::READ, 0, 10).unwrap();
+        let high = if told_of_the_end { 0 } else { 10 };
+        bev.set_watermarks(Interest::READ, 0, high).unwrap();
         bev.enable(Interest::READ).unwrap();
         far.write(&[1; 3_000]).unwrap();
         far.shutdown_write().unwrap();
         clock.run(1);
-        assert_eq!(
-            bev.input().len(),
-            10,
-            "the rest waits unseen, and the end behind it"
-        );
+        let shown = bev.input().len();
+        match told_of_the_end {
+            false => assert_eq!(shown, 10, "the rest waits unseen, and the end behind it"),
+            true => assert_eq!((shown, log.borrow().len()), (3_000, 1)),
+        }
+        log.borrow_mut().clear();
         let [near, other] = clock.sockets(kind);
         bev.simulate_another(fd_of(near));
         let other = clock.over(other, kind, Options::empty());
         bev.set_watermarks(Interest::READ, 0, 0).unwrap();
+        bev.enable(Interest::READ).unwrap();
         clock.run(1);
         assert_eq!(
             bev.input().len(),
-            10,
+            shown,
             "what waited unseen went with its connection"
         );
         other.write(&[2; 20]).unwrap();
         clock.run(1);
         let got = bev.input().with(|input| input.to_vec().unwrap()).unwrap();
-        assert_eq!(got, [&[1; 10][..], &[2; 20]].concat());
+        assert_eq!(got, [&vec![1; shown][..], &[2; 20]].concat());
         // Nor is its end: the close waits for that of the new one.
         bev.write(b"last").unwrap();
         let told = clock.close(&bev, None);
@@ -277,6 +284,61 @@ fn another_descriptor_begins_anew() {
         clock.run(1);
         assert!(matches!(told.get(), Some((_, FlushEnd::Flushed))));
     }
+}
+
+/// Straight into a close, with nothing received on the new one: it waits for the peer all the same.
+#[test]
+fn a_close_after_the_end_of_an_earlier_connection_waits_for_the_new_peer() {
+    for kind in [Kind::Inet, Kind::Unix] {
+        let clock = Clock::new();
+        let (bev, far) = clock.connection(kind, Options::empty());
+        let log = clock.log(&bev);
+        bev.enable(Interest::READ).unwrap();
+        far.free();
+        clock.run(1);
+        assert_eq!(log.borrow().len(), 1);
+        let [near, other] = clock.sockets(kind);
+        bev.simulate_another(fd_of(near));
+        bev.write(b"last").unwrap();
+        let told = clock.close(&bev, None);
+        clock.run(1);
+        assert_eq!(told.get(), None, "the new peer may still send");
+        clock.world.borrow_mut().end_stream(other);
+        clock.run(1);
+        assert!(matches!(told.get(), Some((_, FlushEnd::Flushed))));
+    }
+}
+
+/// A socket that the program gave is its own: a connect that fails does not have it closed.
+#[test]
+fn a_socket_of_the_programs_outlives_a_connect_that_failed() {
+    let clock = Clock::new();
+    let (own, peer) = {
+        let mut world = clock.world.borrow_mut();
+        let [own, peer] = [0; 2].map(|_| world.net.socket(Kind::Inet, CAPACITY));
+        world.net.listen(7, Target::Refuses(libc::ECONNREFUSED));
+        world.net.listen(8, Target::Accepts(peer));
+        (own, peer)
+    };
+    let bev = BufferEvent::socket(&clock.base, None, Options::CLOSE_ON_FREE).unwrap();
+    let log = clock.log(&bev);
+    let connect = |port: u16| {
+        let at: Addr = format!("127.0.0.1:{port}").parse().unwrap();
+        bev.connect(at).unwrap();
+        clock.run(1);
+        log.borrow().last().map(|(_, what)| *what)
+    };
+    // The first on a socket that is made for it.
+    assert_eq!(connect(7), Some(Events::ERROR));
+    bev.simulate_another(fd_of(own));
+    assert_eq!(connect(7), Some(Events::ERROR));
+    assert!(clock.world.borrow().net.is_open(own));
+    assert_eq!(bev.fd(), Some(fd_of(own)));
+    assert_eq!(connect(8), Some(Events::CONNECTED), "on the same one");
+    assert_eq!(bev.fd(), Some(fd_of(own)));
+    bev.write(b"hello").unwrap();
+    clock.run(1);
+    assert_eq!(clock.world.borrow_mut().take_arrived(peer, 100), 5);
 }
 
 /// An end that was put off since its read callback disabled READ is that of the old connection.
