@@ -74,10 +74,14 @@ fn a_reset_is_told_however_it_arrives() {
             for mark in [0, 50] {
                 let base = EventBase::new().unwrap();
                 let (mut far, ours) = tcp_pair();
+                let queue = ours.try_clone().unwrap();
                 let bev = under_filters(&over(&base, ours, options), filters, options);
                 let events = events_of(&bev);
                 bev.set_watermarks(Interest::READ, 0, mark).unwrap();
                 far.write_all(&pattern(bytes)).unwrap();
+                // What is still on its way, a reset takes with it.
+                while queue.peek(&mut vec![0; bytes]).unwrap() < bytes {}
+                drop(queue);
                 rustix::net::sockopt::set_socket_linger(&far, Some(Duration::ZERO)).unwrap();
                 drop(far);
                 bev.enable(Interest::READ).unwrap();
