@@ -594,3 +594,53 @@ fn what_waits_to_be_read_pins_no_slot_while_memory_is_short() {
         }
     }
 }
+
+/// Reading was finished for the connection there was; another one is read from.
+#[test]
+fn another_descriptor_is_read_from_although_reading_was_finished_before() {
+    for kind in KINDS {
+        let clock = Clock::new();
+        let (bev, far) = clock.connection(kind, Options::empty());
+        bev.enable(Interest::READ).unwrap();
+        let told = Rc::new(Cell::new(false));
+        let done = told.clone();
+        bev.finish_reading(move |_| done.set(true)).unwrap();
+        far.write(b"late").unwrap();
+        bev.enable(Interest::READ).unwrap();
+        clock.run(1);
+        assert!(told.get() && bev.input().is_empty(), "{kind:?}");
+        let [near, other] = clock.sockets(kind);
+        bev.simulate_another(fd_of(near));
+        let other = clock.over(other, kind, Options::empty());
+        bev.enable(Interest::READ).unwrap();
+        other.write(b"new").unwrap();
+        clock.run(1);
+        assert_eq!(bev.input().len(), 3, "{kind:?}");
+    }
+}
+
+/// Closed twice: the later deadline and report hold, and the earlier report is told so.
+#[test]
+fn a_second_close_tells_the_report_of_the_first() {
+    for (kind, deadline_s) in KINDS.into_iter().flat_map(|kind| [(kind, 1), (kind, 9)]) {
+        let clock = Clock::new();
+        let [near, _far] = clock.sockets(kind);
+        let bev = clock.over(near, kind, Options::empty());
+        bev.write(&bytes(100_000)).unwrap();
+        let first = clock.close(&bev, Some(Duration::from_secs(4)));
+        assert_eq!(first.get(), None);
+        let second = clock.close(&bev, Some(Duration::from_secs(deadline_s)));
+        let told = first.get();
+        assert!(
+            matches!(told, Some((0, FlushEnd::Failed { unsent: 100_000 }))),
+            "{told:?}"
+        );
+        clock.run(20);
+        let (at, end) = second.get().expect("it ended");
+        assert_eq!(at, deadline_s * 1_000, "{kind:?}");
+        assert!(
+            matches!(end, FlushEnd::TimedOut { unsent } if unsent >= 95_000),
+            "{end:?}"
+        );
+    }
+}
