@@ -137,7 +137,10 @@ fn rule_38_limits_are_the_marks() {
 
 #[test]
 fn rule_38_writes_nested_in_the_filter_are_picked_up_later() {
-    struct Nested(Rc<RefCell<Option<BufferEvent>>>);
+    struct Nested {
+        own: Rc<RefCell<Option<BufferEvent>>>,
+        depth: Cell<u32>,
+    }
     impl Filter for Nested {
         fn output(
             &mut self,
@@ -146,22 +149,46 @@ fn rule_38_writes_nested_in_the_filter_are_picked_up_later() {
             limit: Option<usize>,
             mode: FlushMode,
         ) -> FilterResult {
-            if let Some(bev) = self.0.borrow_mut().take() {
-                // The output is in use here; a deferred write is not.
-                let base = bev.base().unwrap();
-                base.defer(move |_| bev.write(b" later").unwrap());
+            let own = self.own.borrow_mut().take();
+            if let Some(bev) = own {
+                let depth = self.depth.replace(1);
+                // Before and after it moves what it was called for: behind it in both cases.
+                bev.write(b" later").unwrap();
+                let result = Shift(1).output(src, dst, limit, mode);
+                bev.write(b" still").unwrap();
+                self.depth.set(depth);
+                return result;
             }
-            Shift(0).output(src, dst, limit, mode)
+            assert_eq!(self.depth.get(), 0, "called from within itself");
+            Shift(1).output(src, dst, limit, mode)
         }
     }
-    let base = EventBase::new().unwrap();
-    let own = Rc::new(RefCell::new(None));
-    let (bev, far) = over_pair(&base, Nested(own.clone()));
-    *own.borrow_mut() = Some(bev.clone());
-    far.enable(Interest::READ).unwrap();
-    bev.write(b"now").unwrap();
-    base.run().unwrap();
-    assert_eq!(contents(&far), b"now later");
+    for options in [Options::empty(), Options::DEFER_CALLBACKS] {
+        for loops in [false, true] {
+            let base = EventBase::new().unwrap();
+            let own = Rc::new(RefCell::new(None));
+            let nested = Nested {
+                own: own.clone(),
+                depth: Cell::new(0),
+            };
+            let (under, far) = BufferEvent::pair(&base, Options::empty()).unwrap();
+            let options = options | Options::CLOSE_ON_FREE;
+            let bev = BufferEvent::filter(&under, nested, options).unwrap();
+            *own.borrow_mut() = Some(bev.clone());
+            far.enable(Interest::READ).unwrap();
+            if loops {
+                // From a callback of the loop.
+                let writer = bev.clone();
+                base.defer(move |_| writer.write(b"now").unwrap());
+                base.run().unwrap();
+            } else {
+                bev.write(b"now").unwrap();
+            }
+            let passed: Vec<u8> = b"now later still".iter().map(|byte| byte + 1).collect();
+            assert_eq!(contents(&far), passed, "{options:?} {loops}");
+            assert_eq!(bev.output().len(), 0);
+        }
+    }
 }
 
 #[test]

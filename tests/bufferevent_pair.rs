@@ -305,3 +305,82 @@ fn rule_32_an_enable_of_both_reads_before_it_writes() {
         ["a read 6", "a write", "b read 6", "b write"]
     );
 }
+
+/// A pair is not a descriptor that becomes writable: an enable calls back only for bytes that move.
+#[test]
+fn rule_33_an_enable_alone_calls_nobody_back() {
+    for options in [Options::empty(), Options::DEFER_CALLBACKS] {
+        let base = EventBase::new().unwrap();
+        let (near, far) = BufferEvent::pair(&base, options).unwrap();
+        let calls = Rc::new(Cell::new(0));
+        for bev in [&near, &far] {
+            let (reads, writes) = (calls.clone(), calls.clone());
+            bev.set_callbacks(
+                Callbacks::new()
+                    .on_read(move |_| reads.set(reads.get() + 1))
+                    .on_write(move |_| writes.set(writes.get() + 1)),
+            )
+            .unwrap();
+        }
+        for bev in [&near, &far, &near] {
+            bev.enable(Interest::READ | Interest::WRITE).unwrap();
+            base.run().unwrap();
+        }
+        assert_eq!(calls.get(), 0);
+        near.write(b"x").unwrap();
+        base.run().unwrap();
+        assert_eq!(calls.get(), 2, "a read there, a write here");
+    }
+}
+
+/// A file range in the input that can not be read any more: `read` gives nothing, and an event says
+/// why. Whoever wants the error in its place asks the buffer.
+#[test]
+fn a_file_that_can_not_be_read_any_more_is_a_read_error() {
+    use evring::{Events, Filter, evbuffer::BufferError};
+    struct Pass;
+    impl Filter for Pass {}
+    for filters in [0, 2] {
+        for options in [Options::empty(), Options::DEFER_CALLBACKS] {
+            let base = EventBase::new().unwrap();
+            let (near, far) = BufferEvent::pair(&base, options).unwrap();
+            let top = (0..filters).fold(far, |below, _| {
+                BufferEvent::filter(&below, Pass, options | Options::CLOSE_ON_FREE).unwrap()
+            });
+            let events = Rc::new(RefCell::new(Vec::new()));
+            let seen = events.clone();
+            top.set_callbacks(Callbacks::new().on_event(move |bev, what| {
+                let errno = bev.last_error().map(evring::Errno::raw);
+                seen.borrow_mut().push((what, errno));
+            }))
+            .unwrap();
+            top.enable(Interest::READ).unwrap();
+            let file = tempfile::tempfile().unwrap();
+            file.set_len(50_000).unwrap();
+            let whole = file.try_clone().unwrap();
+            let shrinks = file.try_clone().unwrap();
+            let append = |file, len| {
+                let added = near
+                    .output()
+                    .with(|output| output.add_file(file, 0, Some(len)));
+                added.unwrap().unwrap();
+                base.run().unwrap();
+            };
+            append(whole, 100);
+            let mut data = [1; 700];
+            assert_eq!(top.read(&mut data), 100, "one that can");
+            append(file, 50_000);
+            shrinks.set_len(10).unwrap();
+            assert_eq!(top.read(&mut data), 0);
+            base.run().unwrap();
+            let error = Events::READING | Events::ERROR;
+            assert_eq!(*events.borrow(), [(error, Some(libc::EIO))]);
+            assert_eq!(
+                (top.enabled(), top.input().len()),
+                (Interest::WRITE, 50_000)
+            );
+            let direct = top.input().with(|input| input.remove(&mut data)).unwrap();
+            assert!(matches!(direct, Err(BufferError::Io(_))));
+        }
+    }
+}

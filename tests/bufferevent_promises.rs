@@ -38,6 +38,55 @@ fn base_is_the_one_it_lives_on() {
     assert!(bev.base().is_err());
 }
 
+/// Seen by a duplicate of the descriptor; through filters as well.
+#[test]
+fn tcp_options_reach_the_socket_and_are_taken_back() {
+    use rustix::net::sockopt::{socket_keepalive, tcp_keepidle};
+    struct Pass;
+    impl Filter for Pass {}
+    for filters in [0, 2] {
+        let base = EventBase::new().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let seen = client.try_clone().unwrap();
+        let fd = Some(client.into());
+        let below = BufferEvent::socket(&base, fd, Options::CLOSE_ON_FREE).unwrap();
+        let bev = (0..filters).fold(below, |below, _| {
+            BufferEvent::filter(&below, Pass, Options::CLOSE_ON_FREE).unwrap()
+        });
+        for on in [true, false, true] {
+            bev.set_nodelay(on).unwrap();
+            assert_eq!(seen.nodelay().unwrap(), on);
+            let idle = on.then_some(Duration::from_secs(77));
+            bev.set_keepalive(idle).unwrap();
+            assert_eq!(socket_keepalive(&seen).unwrap(), on);
+            if let Some(idle) = idle {
+                assert_eq!(tcp_keepidle(&seen).unwrap(), idle);
+            }
+        }
+        let (unix, _far) = socket(&base);
+        assert!(unix.set_nodelay(true).is_err(), "no TCP");
+    }
+}
+
+#[test]
+fn cleared_callbacks_are_called_no_more_and_dropped() {
+    let base = EventBase::new().unwrap();
+    let (bev, mut far) = socket(&base);
+    let held = Rc::new(Cell::new(0));
+    let count = held.clone();
+    bev.set_callbacks(Callbacks::new().on_read(move |_| count.set(count.get() + 1)))
+        .unwrap();
+    bev.enable(Interest::READ).unwrap();
+    bev.clear_callbacks().unwrap();
+    assert_eq!(Rc::strong_count(&held), 1);
+    std::io::Write::write_all(&mut far, b"x").unwrap();
+    while bev.input().is_empty() {
+        base.run_with(evring::RunFlags::ONCE).unwrap();
+    }
+    assert_eq!(held.get(), 0);
+}
+
 #[test]
 fn write_buffer_and_read_buffer_move_by_reference() {
     let base = EventBase::new().unwrap();
@@ -260,4 +309,59 @@ fn a_guard_frees_in_a_panic_and_minds_no_free_before_it() {
     let guard = bev.free_on_drop();
     drop(base);
     drop(guard);
+}
+
+/// Received bytes pin the slot that they came in. A small rest does not, and what a close drops
+/// does not.
+#[test]
+fn a_small_rest_in_the_input_pins_no_slot_and_a_close_lets_go_of_all() {
+    for (arrives, taken, pins) in [(100, 50, false), (8_000, 7_900, false), (8_000, 100, true)] {
+        let base = EventBase::builder().slot_size(16 << 10).build().unwrap();
+        base.run_with(evring::RunFlags::NONBLOCK).unwrap();
+        let idle = base.slots_live();
+        let (bev, mut far) = socket(&base);
+        let got = Rc::new(Cell::new(0));
+        let sum = got.clone();
+        bev.set_callbacks(Callbacks::new().on_read(move |bev| {
+            sum.set(bev.input().len());
+            bev.read(&mut vec![0; taken]);
+        }))
+        .unwrap();
+        bev.enable(Interest::READ).unwrap();
+        std::io::Write::write_all(&mut far, &vec![7; arrives]).unwrap();
+        while got.get() == 0 {
+            base.run_with(evring::RunFlags::ONCE).unwrap();
+        }
+        assert_eq!(got.get(), arrives);
+        bev.disable(Interest::READ).unwrap();
+        base.run_with(evring::RunFlags::NONBLOCK).unwrap();
+        assert_eq!(base.slots_live() > idle, pins, "{arrives} less {taken}");
+        assert_eq!(bev.input().len(), arrives - taken);
+        bev.write(&vec![7; 8 << 20]).unwrap();
+        bev.close_after_flush(None, |_| {}).unwrap();
+        base.run_with(evring::RunFlags::NONBLOCK).unwrap();
+        assert!(!bev.is_freed(), "it still has to send");
+        assert_eq!((bev.input().len(), base.slots_live()), (0, idle));
+    }
+}
+
+/// Nobody reads them yet: they share memory instead of a slot each.
+#[test]
+fn many_small_messages_in_the_input_pin_few_slots() {
+    let base = EventBase::builder().slot_size(16 << 10).build().unwrap();
+    base.run_with(evring::RunFlags::NONBLOCK).unwrap();
+    let idle = base.slots_live();
+    let (bev, mut far) = socket(&base);
+    bev.enable(Interest::READ).unwrap();
+    for message in 1..=100 {
+        std::io::Write::write_all(&mut far, &[message; 64]).unwrap();
+        while bev.input().len() < 64 * usize::from(message) {
+            base.run_with(evring::RunFlags::ONCE).unwrap();
+        }
+    }
+    let live = base.slots_live();
+    assert!(live <= idle + 2, "{live} slots, {idle} before");
+    let got = bev.input().with(|input| input.to_vec().unwrap()).unwrap();
+    let sent = |at: usize| u8::try_from(at / 64 + 1).unwrap();
+    assert!(got.iter().enumerate().all(|(at, byte)| *byte == sent(at)));
 }

@@ -102,6 +102,13 @@ fn rule_02_explicit_enable_of_write_calls_back_once_each_time() {
         base.run().unwrap();
         assert_eq!(taken(&log), ["write"]);
     }
+    bev.enable(Interest::WRITE).unwrap();
+    bev.disable(Interest::WRITE).unwrap();
+    base.run().unwrap();
+    assert!(taken(&log).is_empty(), "not what was disabled again");
+    bev.enable(Interest::WRITE).unwrap();
+    base.run().unwrap();
+    assert_eq!(taken(&log), ["write"]);
     let (ours, _far) = UnixStream::pair().unwrap();
     bev.replace_fd(Some(ours.into())).unwrap();
     base.run().unwrap();
@@ -326,8 +333,32 @@ fn rule_11_write_callback_at_or_below_the_low_mark() {
     let log = logged(&bev);
     bev.write(b"x").unwrap();
     base.run().unwrap();
-    assert_eq!(taken(&log), ["write"]);
+    assert_eq!(taken(&log), ["write"], "at nothing, without a mark");
     drop(far);
+    // With a mark: not before the output is down to it, and then before it is empty.
+    const MARK: usize = 600_000;
+    for options in [Options::empty(), Options::DEFER_CALLBACKS] {
+        let (bev, far) = made_with(&base, options | Options::CLOSE_ON_FREE);
+        let lengths = Rc::new(RefCell::new(Vec::new()));
+        let seen = lengths.clone();
+        bev.set_callbacks(
+            Callbacks::new().on_write(move |bev| seen.borrow_mut().push(bev.output().len())),
+        )
+        .unwrap();
+        bev.set_watermarks(Interest::WRITE, MARK, 0).unwrap();
+        bev.write(&vec![7; 1 << 20]).unwrap();
+        settle(&base);
+        assert!(lengths.borrow().is_empty(), "{} wait", bev.output().len());
+        far.set_nonblocking(true).unwrap();
+        let mut left = vec![0; 4096];
+        run_until(&base, || {
+            let _nothing_yet = (&far).read(&mut left);
+            !lengths.borrow().is_empty()
+        });
+        let first = lengths.borrow()[0];
+        assert!((1..=MARK).contains(&first), "called at {first}");
+        bev.free();
+    }
 }
 
 #[test]
@@ -412,6 +443,12 @@ fn rule_16_unlock_needs_defer() {
     let refused = BufferEvent::socket(&base, None, Options::UNLOCK_CALLBACKS);
     assert!(matches!(refused, Err(Error::Invalid { .. })));
     assert!(BufferEvent::pair(&base, Options::UNLOCK_CALLBACKS).is_err());
+    struct Plain;
+    impl evring::Filter for Plain {}
+    let (under, _far) = made(&base);
+    let refused = BufferEvent::filter(&under, Plain, Options::UNLOCK_CALLBACKS);
+    assert!(matches!(refused, Err(Error::Invalid { .. })));
+    assert_eq!(under.enabled(), Interest::WRITE, "nothing has changed");
     let both = Options::UNLOCK_CALLBACKS | Options::DEFER_CALLBACKS;
     BufferEvent::socket(&base, None, both).unwrap();
 }
@@ -753,6 +790,26 @@ fn rule_26_without_an_address_the_descriptor_is_connecting_already() {
     assert_eq!(taken(&log), ["CONNECTED"]);
     let none = BufferEvent::socket(&base, None, Options::empty()).unwrap();
     assert!(none.connect_in_progress().is_err());
+    // One that fails: the socket knows how.
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
+    let (family, kind) = (AddressFamily::INET, SocketType::STREAM);
+    let socket = rustix::net::socket_with(family, kind, SocketFlags::NONBLOCK, None).unwrap();
+    let nobody = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let begun = rustix::net::connect(&socket, &nobody);
+    // Over the loopback it may fail at once; then there is nothing to wait for.
+    if begun == Err(rustix::io::Errno::INPROGRESS) {
+        let bev = BufferEvent::socket(&base, Some(socket), Options::CLOSE_ON_FREE).unwrap();
+        let log = logged(&bev);
+        bev.connect_in_progress().unwrap();
+        assert!(bev.connect_in_progress().is_err(), "one at a time");
+        run_until(&base, || !log.borrow().is_empty());
+        assert_eq!(taken(&log), ["ERROR"]);
+        assert_eq!(bev.last_error().unwrap().raw(), libc::ECONNREFUSED);
+        bev.free();
+    }
 }
 
 #[test]
@@ -785,6 +842,19 @@ fn rule_29_set_fd_stops_the_old_and_starts_the_new() {
     bev.set_priority(0).unwrap();
     bev.enable(Interest::READ).unwrap();
     settle(&base);
+    assert_eq!(bev.priority(), 0);
+    let connects = BufferEvent::socket(&base, None, Options::CLOSE_ON_FREE).unwrap();
+    connects.set_priority(2).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let log = logged(&connects);
+    connects.connect(listener.local_addr().unwrap()).unwrap();
+    assert_eq!(connects.priority(), 2, "a connect changes none");
+    run_until(&base, || !log.borrow().is_empty());
+    assert_eq!(
+        (taken(&log), connects.priority()),
+        (vec!["CONNECTED".to_string()], 2)
+    );
+    connects.free();
     let old = bev.fd().unwrap();
     let (ours, mut far) = UnixStream::pair().unwrap();
     bev.set_fd(Some(ours.into())).unwrap();
@@ -802,6 +872,17 @@ fn rule_29_set_fd_stops_the_old_and_starts_the_new() {
     bev.replace_fd(Some(ours.into())).unwrap();
     settle(&base);
     assert!(!is_open(replaced), "replace_fd closes it");
+    // The end of a stream belongs to the connection that it was sent on.
+    bev.shutdown_write().unwrap();
+    settle(&base);
+    assert!(bev.write(b"refused").is_err());
+    let (ours, mut far) = UnixStream::pair().unwrap();
+    bev.replace_fd(Some(ours.into())).unwrap();
+    bev.write(b"more").unwrap();
+    run_until(&base, || bev.output().is_empty());
+    let mut got = [0; 4];
+    far.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"more");
     bev.free();
     base.run().unwrap();
     assert_eq!((base.active(), base.in_flight()), (0, 0));
@@ -809,8 +890,10 @@ fn rule_29_set_fd_stops_the_old_and_starts_the_new() {
 
 #[test]
 fn rule_30_set_base_only_while_nothing_is_in_flight() {
-    let (one, two) = (EventBase::new().unwrap(), EventBase::new().unwrap());
+    let one = EventBase::builder().priorities(7).build().unwrap();
+    let two = EventBase::new().unwrap();
     let (bev, mut far) = made(&one);
+    bev.set_priority(6).unwrap();
     let log = logged(&bev);
     bev.enable(Interest::READ).unwrap();
     settle(&one);
@@ -821,6 +904,7 @@ fn rule_30_set_base_only_while_nothing_is_in_flight() {
     // What came in spite of the pause ended the receive: now it may move.
     bev.set_base(&two).unwrap();
     assert_eq!(one.active(), 0);
+    assert_eq!(bev.priority(), 0, "the middle one of its new base");
     bev.enable(Interest::READ).unwrap();
     far.write_all(b"b").unwrap();
     run_until(&two, || bev.input().len() == 2);
@@ -873,6 +957,17 @@ fn max_single_read_and_write_bound_one_operation() {
     let mut got = [0; 5];
     far.read_exact(&mut got).unwrap();
     assert_eq!(&got, b"abcde");
+    bev.free();
+    // A pipe, which is read plainly.
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let reader = Some(OwnedFd::from(reader));
+    let bev = BufferEvent::socket(&base, reader, Options::CLOSE_ON_FREE).unwrap();
+    let log = logged(&bev);
+    bev.set_max_single_read(3).unwrap();
+    bev.enable(Interest::READ).unwrap();
+    writer.write_all(b"1234567").unwrap();
+    run_until(&base, || bev.input().len() == 7);
+    assert_eq!(taken(&log), ["read 3", "read 6", "read 7"]);
     bev.free();
 }
 

@@ -86,6 +86,12 @@ fn connects_by_address_and_reports_it_once() {
     bev.connect(Addr::from(listener.local_addr().unwrap()))
         .unwrap();
     assert_eq!(connected.get(), 0, "never from inside the call");
+    let made = bev.fd().unwrap();
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{made}")).unwrap();
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+    let flags = i32::from_str_radix(flags.unwrap().trim(), 8).unwrap();
+    let wanted = libc::O_NONBLOCK | libc::O_CLOEXEC;
+    assert_eq!(flags & wanted, wanted, "non-blocking, and closed on exec");
     let peer = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         let mut got = [0; 13];
@@ -225,6 +231,17 @@ fn timeouts_disable_their_direction_once() {
     );
     assert_eq!(bev.enabled(), Interest::empty());
     assert!(!bev.output().is_empty(), "what was not sent is kept");
+    for (again, event) in [
+        (Interest::WRITE, Events::WRITING),
+        (Interest::READ, Events::READING),
+    ] {
+        assert_eq!(base.run().unwrap(), Exit::Idle);
+        events.borrow_mut().clear();
+        bev.enable(again).unwrap();
+        assert_eq!(base.run().unwrap(), Exit::Idle);
+        assert_eq!(*events.borrow(), [event | Events::TIMEOUT], "once more");
+        assert_eq!(bev.enabled(), Interest::empty());
+    }
     bev.free();
     base.run().unwrap();
     assert_clean(&base);

@@ -131,7 +131,8 @@ fn what_the_kernel_takes_leaves_the_output_at_once_while_somebody_times_it() {
                 }
                 left <= (1 << 20) - 140_000
             });
-            assert!(down, "{} bytes left", bev.output().len());
+            let left = bev.output().len();
+            assert!(down && left != 0, "{left} bytes left");
         }
     }
 }
@@ -234,9 +235,18 @@ fn shutdown_write_ends_a_pipe_that_may_be_closed_and_is_refused_elsewhere() {
 #[test]
 fn an_end_waits_when_the_read_callback_disables_reading() {
     for options in [Options::empty(), Options::DEFER_CALLBACKS] {
-        for priorities in [1, 3] {
+        for (priorities, tcp) in [(1, false), (1, true), (3, false), (3, true)] {
             let base = EventBase::builder().priorities(priorities).build().unwrap();
-            let (ours, mut far) = UnixStream::pair().unwrap();
+            let (mut far, ours): (Box<dyn Write>, OwnedFd) = match tcp {
+                true => {
+                    let (far, ours) = tcp_pair();
+                    (Box::new(far), ours.into())
+                }
+                false => {
+                    let (ours, far) = UnixStream::pair().unwrap();
+                    (Box::new(far), ours.into())
+                }
+            };
             let bev = over(&base, ours, options);
             let (reads, ends) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
             let (read, ended) = (reads.clone(), ends.clone());
@@ -422,6 +432,59 @@ fn a_unix_socket_with_a_full_backlog_refuses_at_once() {
             && bev.last_error().map(evring::Errno::raw) == Some(11);
     }
     assert!(refused, "EAGAIN, as connect(2) says");
+}
+
+/// `reset` is seen as a reset, `free` as an end, through any number of filters; over what knows no
+/// resets both are an end.
+#[test]
+fn a_reset_of_ours_is_seen_as_one_where_there_is_such_a_thing() {
+    type Made = fn(&EventBase, Options) -> (BufferEvent, BufferEvent, bool);
+    let made: [Made; 3] = [
+        |base, options| {
+            let (far, ours) = tcp_pair();
+            (over(base, ours, options), over(base, far, options), true)
+        },
+        |base, options| {
+            let (ours, far) = UnixStream::pair().unwrap();
+            (over(base, ours, options), over(base, far, options), false)
+        },
+        |base, options| {
+            let (near, far) = BufferEvent::pair(base, options | Options::CLOSE_ON_FREE).unwrap();
+            (near, far, true)
+        },
+    ];
+    let (end, broken) = (
+        Events::READING | Events::EOF,
+        Events::READING | Events::ERROR,
+    );
+    for made in made {
+        for (filters, options) in [(0, Options::empty()), (2, Options::DEFER_CALLBACKS)] {
+            for resets in [false, true] {
+                for bytes in [0, 3_000] {
+                    let base = EventBase::new().unwrap();
+                    let (near, far, knows) = made(&base, options);
+                    let top = under_filters(&near, filters, options);
+                    let events = events_of(&far);
+                    far.enable(Interest::READ).unwrap();
+                    top.write(&pattern(bytes)).unwrap();
+                    assert!(turn_until(&base, || far.input().len() == bytes));
+                    match resets {
+                        true => top.reset(),
+                        false => top.free(),
+                    }
+                    assert!(near.is_freed());
+                    assert!(turn_until(&base, || !events.borrow().is_empty()));
+                    let seen = if resets && knows { broken } else { end };
+                    assert_eq!(*events.borrow(), [seen], "{filters} {resets} {bytes}");
+                    if seen == broken {
+                        let reset = far.last_error().map(evring::Errno::raw);
+                        assert_eq!(reset, Some(libc::ECONNRESET));
+                    }
+                    assert!(all_of_input(&far) == pattern(bytes));
+                }
+            }
+        }
+    }
 }
 
 thread_local! {

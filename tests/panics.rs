@@ -94,6 +94,51 @@ fn timers_and_deferred_callbacks_behind_one_that_panics_run_in_the_next_run() {
     run_out(&base);
 }
 
+/// The callbacks of one bufferevent that come behind the one that panics in the same run.
+#[test]
+fn callbacks_behind_one_that_panics_run_in_the_next_run() {
+    use evring::{Callbacks, Events, TriggerOptions};
+    for options in [Options::empty(), Options::DEFER_CALLBACKS] {
+        for priorities in [1, 3] {
+            let base = EventBase::builder().priorities(priorities).build().unwrap();
+            let (ours, _theirs) = UnixStream::pair().unwrap();
+            let options = options | Options::CLOSE_ON_FREE;
+            let bev = BufferEvent::socket(&base, Some(ours.into()), options).unwrap();
+            let ran = Rc::new(RefCell::new(Vec::new()));
+            let say = |name: &'static str| {
+                let ran = ran.clone();
+                move || {
+                    ran.borrow_mut().push(name);
+                    boom();
+                }
+            };
+            let (read, write, event) = (say("read"), say("write"), say("event"));
+            bev.set_callbacks(
+                Callbacks::new()
+                    .on_read(move |_| read())
+                    .on_write(move |_| write())
+                    .on_event(move |_, _| event()),
+            )
+            .unwrap();
+            let trigger = bev.clone();
+            // All three at once, from the FIFO.
+            base.defer(move |_| {
+                let later = TriggerOptions::DEFER_CALLBACKS | TriggerOptions::IGNORE_WATERMARKS;
+                trigger.trigger_event(Events::EOF, later).unwrap();
+                let both = Interest::READ | Interest::WRITE;
+                trigger.trigger(both, later).unwrap();
+            });
+            let panics = turn_until(&base, || ran.borrow().len() == 3);
+            assert_eq!(
+                (panics, &**ran.borrow()),
+                (3, &["read", "write", "event"][..])
+            );
+            bev.free();
+            run_out(&base);
+        }
+    }
+}
+
 #[test]
 fn an_interval_goes_on_after_it_panicked() {
     let base = EventBase::new().unwrap();
@@ -158,6 +203,49 @@ fn a_listener_accepts_the_next_after_its_callback_panicked() {
         }
         listener.close();
         run_out(&base);
+    }
+}
+
+/// A socket that does not listen yet: the error callback panics, and the listener goes on to try.
+/// It is called again when the socket ceases to listen.
+#[test]
+fn a_listener_goes_on_after_its_error_callback_panicked() {
+    use rustix::net::{AddressFamily, Shutdown, SocketType};
+    for held in [false, true] {
+        let base = EventBase::new().unwrap();
+        let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+        rustix::net::bind(&socket, &any).unwrap();
+        let at = rustix::net::getsockname(&socket).unwrap();
+        let at = std::net::SocketAddr::try_from(at).unwrap();
+        let accepted = Rc::new(Cell::new(0));
+        let count = accepted.clone();
+        let listener =
+            Listener::lend(&base, &socket, move |_, _| count.set(count.get() + 1)).unwrap();
+        let (errors, mut call) = panicking(&[1, 2]);
+        listener.on_error(move |listener, _| {
+            if held {
+                // What it does before it panics holds.
+                listener.pause();
+            }
+            call();
+        });
+        assert_eq!(turn_until(&base, || errors.get() == 1), 1);
+        assert_eq!(listener.is_paused(), held);
+        rustix::net::listen(&socket, 5).unwrap();
+        listener.resume();
+        let client = TcpStream::connect(at).unwrap();
+        assert_eq!(turn_until(&base, || accepted.get() == 1), 0);
+        drop(client);
+        rustix::net::shutdown(&socket, Shutdown::Read).unwrap();
+        assert_eq!(
+            turn_until(&base, || errors.get() == 2),
+            1,
+            "it is called again"
+        );
+        listener.close();
+        run_out(&base);
+        assert_eq!(base.in_flight(), 0);
     }
 }
 

@@ -491,3 +491,61 @@ fn a_relay_that_ends_without_a_deadline_can_be_given_one() {
     assert!(report.undelivered > 0, "{report:?}");
     drop((peer.join().unwrap(), right));
 }
+
+/// Its peer has sent more than the other side takes, so that it is not read from, and resets: the
+/// relay gives up what nobody will get, and frees that side at once.
+#[test]
+fn a_reset_of_a_side_that_stands_still_is_noticed_whatever_waits_behind_it() {
+    struct Plain;
+    impl evring::Filter for Plain {}
+    for filters in [0, 1] {
+        let base = EventBase::new().unwrap();
+        let ((left, a), (right, b)) = (tcp_pair(), tcp_pair());
+        let over = |fd| match filters {
+            0 => adopt(&base, fd),
+            _ => BufferEvent::filter(&adopt(&base, fd), Plain, Options::CLOSE_ON_FREE).unwrap(),
+        };
+        let (source, sink) = (over(a), over(b));
+        let options = RelayOptions::default().high(64 << 10);
+        let relay = relay(&source, &sink, options).unwrap();
+        let report = Rc::new(Cell::new(None));
+        let told = report.clone();
+        relay.on_end(move |how| told.set(Some(*how)));
+        // Until nothing moves any more: turns in which the peer could write nothing.
+        left.set_nonblocking(true).unwrap();
+        let chunk = noise(3, 64 << 10);
+        let mut stuck = 0;
+        while stuck < 20 {
+            match (&left).write(&chunk) {
+                Ok(_) => stuck = 0,
+                Err(_) => stuck += 1,
+            }
+            base.stop_after(Duration::from_millis(2));
+            base.run().unwrap();
+        }
+        let passed = relay.bytes().0;
+        rustix::net::sockopt::set_socket_linger(&left, Some(Duration::ZERO)).unwrap();
+        drop(left);
+        base.stop_after(BOUND);
+        while !source.is_freed() {
+            let exit = base.run_with(evring::RunFlags::ONCE).unwrap();
+            assert_eq!(exit, evring::Exit::Turned, "{filters}: {relay:?}");
+        }
+        assert!(
+            report.get().is_none(),
+            "the other side has its time to take the rest"
+        );
+        relay.free();
+        base.stop_after(BOUND);
+        while report.get().is_none() {
+            let exit = base.run_with(evring::RunFlags::ONCE).unwrap();
+            assert_eq!(exit, evring::Exit::Turned, "{filters}: {relay:?}");
+        }
+        let report = report.get().expect("just seen");
+        let errno = Some(evring::Errno::from_raw(libc::ECONNRESET));
+        let side = RelaySide::A;
+        assert_eq!(report.end, RelayEnd::Failed { side, errno });
+        assert!(report.a_to_b >= passed, "{report:?}");
+        drop(right);
+    }
+}

@@ -66,7 +66,11 @@ impl BufferEvent {
         self.change_fd(fd, self.lowest().0.shell.closes())
     }
 
-    fn change_fd(&self, fd: Option<OwnedFd>, close_old: bool) -> Result<(), Error> {
+    pub(super) fn change_fd(
+        &self,
+        fd: Option<impl IntoRawFd>,
+        close_old: bool,
+    ) -> Result<(), Error> {
         if let Some(under) = self.0.transport.under() {
             under.change_fd(fd, close_old)?;
             return self.command(|cx| {

@@ -57,6 +57,13 @@ impl BufferEvent {
         Self::over(base, options, Socket::simulated(fd, &descriptor))
     }
 
+    /// [`replace_fd`](Self::replace_fd) with such a descriptor.
+    #[cfg(test)]
+    pub(crate) fn simulate_another(&self, fd: i32) {
+        let closes = self.lowest().0.shell.closes();
+        self.change_fd(Some(fd), closes).expect("a socket below");
+    }
+
     /// Begins to connect to `addr` (`bufferevent_socket_connect`). A socket is made if there is
     /// none.
     ///

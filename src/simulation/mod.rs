@@ -21,18 +21,24 @@
 //! | `door` | a listener, and those who connect to it |
 //! | `limits` | rate limits, groups, and calls about them |
 //! | `instructions` | what a message costs, by callgrind |
+//! | `clock` | a quiet stage for tests of one thing at a time |
+//! | `hazards` | what a kernel does now and then, one thing at a time |
+//! | `timers` | time-outs one by one: when exactly they fire, and what restarts them |
 //! | `watch` | what moved, held against what the limits allow |
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 mod chaos;
+mod clock;
 mod door;
 mod end;
+mod hazards;
 mod instructions;
 mod joined;
 mod limits;
 mod scenario;
+mod timers;
 mod watch;
 
 use scenario::run;

@@ -266,9 +266,23 @@ fn rule_46_limits_of_a_group_and_of_its_own_hold_both() {
     assert_eq!(bev.output().len(), 7_000);
     assert_eq!(group.limit(Direction::Write, base.clock_ns()), 2_000);
 
+    // What its own bucket has does not depend on the group; what it may move does.
+    group.decrement(Direction::Read, 4_500, base.clock_ns());
+    assert_eq!(bev.read_limit().unwrap(), 3_000);
+    assert_eq!(bev.write_limit().unwrap(), 0);
+    assert_eq!(bev.max_to_read().unwrap(), 500);
+    group.decrement(Direction::Read, 1_000, base.clock_ns());
+    assert_eq!(bev.read_limit().unwrap(), 3_000);
+    assert_eq!(bev.max_to_read().unwrap(), 0);
+
     // Its own limit goes, the group stays.
     bev.set_rate_limit(None).unwrap();
     assert_eq!(bev.group(), Some(group.clone()));
+    assert_eq!(
+        bev.read_limit().unwrap(),
+        isize::MAX,
+        "it has none of its own"
+    );
     base.stop_after(Duration::from_millis(50));
     base.run().unwrap();
     assert_eq!(bev.output().len(), 5_000);

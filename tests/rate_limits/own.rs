@@ -375,20 +375,34 @@ fn a_disabled_or_freed_one_keeps_no_loop_alive() {
 
 #[test]
 fn rule_47_pairs_and_filters_have_no_limits() {
+    struct Plain;
+    impl evring::Filter for Plain {}
     let base = base();
-    let (near, _far) = BufferEvent::pair(&base, Options::empty()).unwrap();
+    let (near, far) = BufferEvent::pair(&base, Options::empty()).unwrap();
+    let (_client, server) = tcp_pair();
+    let limited = socket(&base, server);
+    let own = per_tick(2 * RATE);
+    limited.set_rate_limit(Some(&own)).unwrap();
+    let over = |below| BufferEvent::filter(below, Plain, Options::CLOSE_ON_FREE).unwrap();
+    let (over_pair, over_socket) = (over(&far), over(&limited));
     let config = per_tick(RATE);
-    assert!(matches!(
-        near.set_rate_limit(Some(&config)),
-        Err(Error::Invalid { .. })
-    ));
-    assert!(matches!(near.max_to_read(), Err(Error::Invalid { .. })));
     let group = base.rate_limit_group(&config);
-    assert!(matches!(
-        near.add_to_group(&group),
-        Err(Error::Invalid { .. })
-    ));
+    let refused = |answer| matches!(answer, Err(Error::Invalid { .. }));
+    for bev in [&near, &over_pair, &over_socket, &over(&over_socket)] {
+        assert!(refused(bev.set_rate_limit(Some(&config))));
+        assert!(refused(bev.set_rate_limit(None)));
+        assert!(refused(bev.add_to_group(&group)) && refused(bev.remove_from_group()));
+        assert!(refused(bev.decrement_read_limit(1)) && refused(bev.decrement_write_limit(1)));
+        assert!(refused(bev.read_limit().map(drop)) && refused(bev.write_limit().map(drop)));
+        assert!(refused(bev.max_to_read().map(drop)) && refused(bev.max_to_write().map(drop)));
+        assert!(bev.rate_limit().is_none() && bev.group().is_none());
+    }
     assert_eq!(group.members(), 0);
+    assert_eq!(
+        limited.rate_limit(),
+        Some(own),
+        "that of the socket below is as it was"
+    );
 }
 
 #[test]

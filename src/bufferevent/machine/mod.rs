@@ -494,6 +494,11 @@ impl Machine {
         (self.rd.timeout, self.wr.timeout)
     }
 
+    /// When a byte left the output last, or the write timer was restarted.
+    pub(super) fn written_at(&self) -> u64 {
+        self.wr.since
+    }
+
     /// When a byte moved last, or a timer was restarted, in either direction.
     pub(super) fn moved_at(&self) -> u64 {
         self.rd.since.max(self.wr.since)

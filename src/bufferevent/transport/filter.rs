@@ -248,6 +248,7 @@ impl Transport for Filtering {
                     finished.set(false);
                 }
             }
+            Changed::Pace if cx.machine().timeouts().1 != 0 => cx.bev.watch_progress(),
             Changed::Pace => {}
         }
     }
@@ -297,8 +298,16 @@ impl Transport for Filtering {
     }
 
     fn made_way(&self, cx: &Cx<'_>) -> bool {
-        let under = self.below(cx);
-        under.is_some_and(|under| under.transport().made_way(&under))
+        // What it has passed on counts where it moves: its own output may stand still behind the
+        // mark of what is below.
+        let since = cx.machine().written_at();
+        self.under.down().any(|bev| {
+            let below = Cx::new(bev, cx.base);
+            let moves = bev.0.transport.under().is_none();
+            !below.is_freed()
+                && (below.machine().written_at() > since
+                    || moves && below.transport().made_way(&below))
+        })
     }
 
     fn closing(&self, cx: &Cx<'_>) {
@@ -592,6 +601,7 @@ impl Filtering {
             return;
         };
         let closes = cx.shell().closes();
+        let (_, write_timeout) = cx.machine().timeouts();
         cx.end(End::LetGo);
         let under = Cx::new(&self.under, cx.base);
         if !closes || under.is_freed() {
@@ -613,6 +623,13 @@ impl Filtering {
                 },
             });
         };
+        let (read, own) = under.machine().timeouts();
+        if own == 0 && write_timeout != 0 {
+            // What it would have timed itself is sent from below now.
+            under
+                .machine_mut()
+                .set_timeouts(read, write_timeout, cx.now());
+        }
         under.begin_close(deadline, Box::new(told));
         under.settle();
     }

@@ -18,6 +18,8 @@ pub(crate) struct Faults {
     pub(crate) end_multishot: u32,
     /// A receive ends with `ECANCELED`, `EINTR` or `EAGAIN` that nobody asked for.
     pub(crate) spurious: u32,
+    /// A send ends with `EINTR` or `EAGAIN` before it has taken anything.
+    pub(crate) interrupted: u32,
     /// `enter` returns early: a signal, or completions that want reaping.
     pub(crate) early: u32,
     /// A cancel takes effect late.
@@ -52,6 +54,7 @@ impl Faults {
             lazy: dice.pick(&[0, 0, 100, 600]),
             end_multishot: dice.pick(&[0, 0, 50, 400]),
             spurious: dice.pick(&[0, 0, 0, 20, 150]),
+            interrupted: 0,
             early: dice.pick(&[0, 0, 50, 300]),
             late_cancel: dice.pick(&[0, 200, 800]),
             data_before_cancel: dice.pick(&[0, 300, 1000]),
@@ -72,6 +75,7 @@ impl Faults {
     pub(crate) fn draw_more(&mut self, dice: &mut Dice) {
         self.no_descriptor = dice.pick(&[0, 0, 100, 500]);
         let deaf = dice.pick(&[0, 0, 300, 1000]);
+        self.interrupted = dice.pick(&[0, 0, 30, 200]);
         if DEAF_TO_RESETS {
             self.deaf_to_resets = deaf;
         }
@@ -84,6 +88,7 @@ impl Faults {
             lazy: 0,
             end_multishot: 0,
             spurious: 0,
+            interrupted: 0,
             early: 0,
             late_cancel: 0,
             data_before_cancel: 0,

@@ -281,6 +281,59 @@ fn a_child_is_refused_and_does_no_harm() {
     rig.close();
 }
 
+/// Without `single_issuer` the kernel would let a child register things with its parent's ring, and
+/// the buffer ring is memory that both share: a child moves neither (I11).
+#[test]
+fn a_child_leaves_the_window_and_the_registrations_of_its_parent_alone() {
+    for mask in ["", "-single_issuer", "-single_issuer,-defer_taskrun"] {
+        let mut rig = Rig::new(mask);
+        let (mut client, server) = pair();
+        let op = rig.recv(1, &server);
+        rig.ring.enter(Wait::Submit).expect("arm");
+        // One slot is out: there is room in the window for a child to fill.
+        client.write_all(b"first").expect("data");
+        let first = rig.wait().buffer.expect("data");
+        let published = rig.ring.window_published();
+        let config = RingConfig {
+            caps_mask: mask.parse().expect("a mask of known names"),
+            ..RingConfig::default()
+        };
+        let mut bare = Ring::new(&config).expect("a ring without a window");
+        let arena = rig.arena.clone();
+        // SAFETY: the arena's lock is this thread's alone, and the allocator's are safe.
+        let code = unsafe {
+            exit_code_of_child(|| {
+                let refilled = rig.ring.refill();
+                let untouched = rig.ring.window_published() == published;
+                let registered = rig.ring.register_fixed(&arena);
+                let attached = bare.attach_window(&arena, 16).is_err();
+                i32::from(refilled == 0 && untouched)
+                    + 2 * i32::from(registered == 0)
+                    + 4 * i32::from(attached)
+            })
+        };
+        assert_eq!(code, 7, "{mask}");
+        // The parent does all of it as if nothing had been.
+        drop(first);
+        assert!(rig.ring.refill() > 0, "{mask}");
+        bare.attach_window(&arena, 16).expect("a window of its own");
+        rig.ring.register_fixed(&arena);
+        for round in 0..40 {
+            let sent = [round; 700];
+            client.write_all(&sent).expect("data");
+            let got = rig.wait();
+            assert_eq!(got.buffer.as_deref(), Some(&sent[..]), "{mask}");
+            rig.ring.refill();
+            if !got.more {
+                panic!("{mask}: the receive ended: {got:?}");
+            }
+        }
+        rig.finish(op);
+        drop((arena, bare));
+        rig.close();
+    }
+}
+
 #[test]
 fn a_child_can_drop_the_ring_and_set_up_its_own() {
     let mut rig = Rig::new("");

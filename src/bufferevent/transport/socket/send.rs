@@ -218,7 +218,8 @@ impl Socket {
     /// acknowledges from now on is progress, too.
     fn note_acknowledged(&self, cx: &Cx<'_>) {
         let fd = self.fd.get();
-        if fd >= 0 && self.kind.get() == Kind::Inet && cx.machine().timeouts().1 != 0 {
+        let timed = self.watched.get() || cx.machine().timeouts().1 != 0;
+        if fd >= 0 && self.kind.get() == Kind::Inet && timed {
             let acked = cx.base.with_driver(|driver| driver.acked(fd));
             self.rare.with_made(|rare| rare.acked = acked);
         }

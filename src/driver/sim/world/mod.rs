@@ -110,6 +110,19 @@ impl World {
         self.moves.replace(Vec::new()).unwrap_or_default()
     }
 
+    /// Has the far end of a connection, which nobody plays, take bytes that have arrived; how many.
+    pub(crate) fn take_arrived(&mut self, socket: usize, most: usize) -> usize {
+        let n = self.net.sockets[socket].arrived.len().min(most);
+        self.net.take(socket, n, self.now, &mut self.dice);
+        n
+    }
+
+    /// Has the far end of a connection, which nobody plays, end its stream.
+    pub(crate) fn end_stream(&mut self, socket: usize) {
+        let ended = self.net.shutdown(socket, self.now, &mut self.dice);
+        ended.expect("a connected socket");
+    }
+
     /// The number that the next operation gets.
     pub(crate) fn next_op(&self) -> u64 {
         self.next_id

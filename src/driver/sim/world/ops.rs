@@ -196,6 +196,11 @@ impl World {
         {
             return self.finish(id, Err(errno));
         }
+        if moved == 0 && self.dice.permille(self.faults.interrupted) {
+            let errno = self.dice.pick(&[libc::EINTR, libc::EAGAIN]);
+            self.idle_enters = 0;
+            return self.finish(id, Err(Errno::from_raw(errno)));
+        }
         self.idle_enters = 0;
         let packet = Packet::Data(bytes);
         self.net.post(at, packet, self.now, &mut self.dice);
