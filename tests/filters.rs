@@ -202,7 +202,8 @@ fn callbacks_that_the_program_put_on_the_underlying_outlive_the_filter() {
     }
 }
 
-/// A time-out, or the end of a stream, disables what is below; enabling the filter enables that, too.
+/// A time-out, or the end of a stream, disables what is below as well; enabling the filter enables
+/// that again.
 #[test]
 fn enabling_a_filter_enables_what_is_below_again() {
     for filters in [1, 3] {
