@@ -4,7 +4,7 @@ use super::dice::Dice;
 
 /// Whether some seeds have receives that are not woken for a reset: only once the floor looks after
 /// connections that went quiet.
-const DEAF_TO_RESETS: bool = false;
+const DEAF_TO_RESETS: bool = true;
 
 /// The vices of one seed. Chances are per thousand; each is zero in many seeds, so that faults are
 /// met alone as well as together.

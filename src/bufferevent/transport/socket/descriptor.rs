@@ -1,6 +1,6 @@
 //! What the descriptor is, and how it is changed and let go of.
 
-use super::Socket;
+use super::{Marks, Socket};
 use super::receive::{Incoming, Receiving};
 use super::send::Sending;
 use crate::bufferevent::shell::Cx;
@@ -131,7 +131,7 @@ impl Socket {
             self.retire(cx.base, old);
         }
         self.kind.set(kind);
-        self.made_here.set(false);
+        self.mark(Marks::MADE_HERE, false);
         self.incoming.set(Incoming::Messages);
     }
 
@@ -162,7 +162,7 @@ impl Socket {
             return;
         }
         base.with_driver(|driver| {
-            if self.resets.get() && !self.kind.get().is_plain() {
+            if self.is_marked(Marks::RESETS) && !self.kind.get().is_plain() {
                 // A Unix socket knows no reset; its peer sees an end as ever.
                 let _refused = driver.set_option(fd, SocketOption::ResetOnClose);
             }

@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 
-use super::Socket;
+use super::{Marks, Socket};
 use super::quiet::Listed;
 use super::receive::Receiving;
 use crate::bufferevent::machine::Machine;
@@ -203,6 +203,7 @@ impl Socket {
     pub(in crate::bufferevent) fn moved(&self, port: Option<Rc<GroupPort>>, member: u64) {
         self.receiving.set(Receiving::Idle);
         self.listed.set(Listed::Not);
+        self.mark(Marks::TOLD_WHEN_AMPLE, false);
         self.move_limits(port, member);
     }
 

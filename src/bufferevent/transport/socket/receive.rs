@@ -1,6 +1,6 @@
 //! The one receive of a socket: how it is armed, and what it brings.
 
-use super::Socket;
+use super::{Marks, Socket};
 use super::gate::Receive;
 use super::{Role, descriptor::Kind};
 use crate::bufferevent::machine::{Life, Link, Machine, StreamEnd};
@@ -26,16 +26,18 @@ pub(super) enum Receiving {
     },
     /// It stands still; a poll looks whether the connection breaks meanwhile.
     Watching(OpId),
-    /// In the base's line for receive slots.
-    InLine,
+    /// In the base's line for receive slots; perhaps a poll looks whether the connection breaks.
+    InLine(Option<OpId>),
     /// Memory is short, and what it received waits somewhere: others come first until either ends.
-    Parked,
+    /// Perhaps a poll, too.
+    Parked(Option<OpId>),
 }
 
 impl Receiving {
     pub(super) fn op(self) -> Option<OpId> {
         match self {
-            Receiving::Idle | Receiving::InLine | Receiving::Parked => None,
+            Receiving::Idle => None,
+            Receiving::InLine(watch) | Receiving::Parked(watch) => watch,
             Receiving::Armed(op)
             | Receiving::Polling(op)
             | Receiving::Stopping { op, .. }
@@ -46,10 +48,40 @@ impl Receiving {
     /// What a completion of its operation is.
     pub(super) fn role(self) -> Role {
         match self {
+            Receiving::Idle | Receiving::Armed(_) | Receiving::Stopping { poll: false, .. } => {
+                Role::Receive
+            }
             Receiving::Polling(_) | Receiving::Stopping { poll: true, .. } => Role::Poll,
-            Receiving::Watching(_) => Role::Watch,
-            _ => Role::Receive,
+            Receiving::Watching(_) | Receiving::InLine(_) | Receiving::Parked(_) => Role::Watch,
         }
+    }
+
+    /// The poll that looks whether the connection breaks.
+    pub(super) fn watch(self) -> Option<OpId> {
+        match self {
+            Receiving::Watching(op) => Some(op),
+            Receiving::InLine(watch) | Receiving::Parked(watch) => watch,
+            _ => None,
+        }
+    }
+
+    /// The same, with `watch` for a poll that looks whether the connection breaks; only of one
+    /// that has no other operation.
+    pub(super) fn watched_by(self, watch: Option<OpId>) -> Self {
+        match (self, watch) {
+            (Receiving::InLine(_), watch) => Receiving::InLine(watch),
+            (Receiving::Parked(_), watch) => Receiving::Parked(watch),
+            (_, Some(op)) => Receiving::Watching(op),
+            (_, None) => Receiving::Idle,
+        }
+    }
+
+    pub(super) fn is_in_line(self) -> bool {
+        matches!(self, Receiving::InLine(_))
+    }
+
+    pub(super) fn is_parked(self) -> bool {
+        matches!(self, Receiving::Parked(_))
     }
 
     /// Whether an operation is in flight that may still bring bytes, or leads to one that does.
@@ -93,7 +125,8 @@ impl Socket {
     /// Whether it waits for memory.
     #[cfg(test)]
     pub(in crate::bufferevent) fn is_starved(&self) -> bool {
-        matches!(self.receiving.get(), Receiving::InLine | Receiving::Parked)
+        let receiving = self.receiving.get();
+        receiving.is_in_line() || receiving.is_parked()
     }
 
     pub(in crate::bufferevent) fn wants_receive(&self, cx: &Cx<'_>) -> bool {
@@ -128,7 +161,7 @@ impl Socket {
             return Feeding::Left;
         };
         let before = self.receiving.get();
-        if before.may_bring() || before == Receiving::InLine && offer.is_none() {
+        if before.may_bring() || before.is_in_line() && offer.is_none() {
             return Feeding::Left;
         }
         if !self.wants_receive(cx) {
@@ -269,37 +302,45 @@ impl Socket {
 
     /// The base has slots again, or offers the reserved one.
     pub(super) fn receive_again(&self, cx: &Cx<'_>, offer: Offer) -> Feeding {
-        if self.receiving.get() != Receiving::InLine {
+        if !self.receiving.get().is_in_line() {
             return Feeding::Left;
         }
         let feeding = self.begin_receive(cx, Some(offer));
-        if matches!(feeding, Feeding::Left) && self.receiving.get() == Receiving::InLine {
-            self.receiving.set(Receiving::Idle);
+        let after = self.receiving.get();
+        if matches!(feeding, Feeding::Left) && after.is_in_line() {
+            let stands = Receiving::Idle.watched_by(after.watch());
+            self.receiving.set(stands);
         }
         feeding
     }
 
     fn wait_in_line(&self, cx: &Cx<'_>) {
-        self.unwatch(cx);
-        self.receiving.set(Receiving::InLine);
+        let watch = self.receiving.get().watch();
+        self.receiving.set(Receiving::InLine(watch));
         cx.shell().reg.wait_for_slots(cx.base);
         self.list_for_check(cx);
     }
 
     /// Others come first while memory is short.
     fn park(&self, cx: &Cx<'_>) {
-        if self.receiving.get() != Receiving::Parked {
-            self.unwatch(cx);
-            self.receiving.set(Receiving::Parked);
-            cx.base.park(&cx.shell().reg);
+        let before = self.receiving.get();
+        if !before.is_parked() {
+            self.receiving.set(Receiving::Parked(before.watch()));
+            if !self.is_marked(Marks::TOLD_WHEN_AMPLE) {
+                self.mark(Marks::TOLD_WHEN_AMPLE, true);
+                cx.base.park(&cx.shell().reg);
+            }
         }
         self.list_for_check(cx);
     }
 
     /// Memory is no longer short: whoever was parked reads on.
     pub(super) fn read_on(&self, cx: &Cx<'_>) {
-        if self.receiving.get() == Receiving::Parked {
-            self.receiving.set(Receiving::Idle);
+        self.mark(Marks::TOLD_WHEN_AMPLE, false);
+        let parked = self.receiving.get();
+        if parked.is_parked() {
+            let stands = Receiving::Idle.watched_by(parked.watch());
+            self.receiving.set(stands);
             cx.mark_dirty();
         }
     }

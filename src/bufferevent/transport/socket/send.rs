@@ -2,7 +2,6 @@
 
 use super::Socket;
 use super::descriptor::Kind;
-use super::receive::Receiving;
 use crate::bufferevent::machine::{Fin, Life, StreamEnd};
 use crate::bufferevent::shell::{Cx, SHORT_COPY_OUT_FRACTION};
 use crate::driver::{Completion, OpId};
@@ -147,7 +146,7 @@ impl Socket {
             || cx.shell().output_len() != 0
             || cx.machine().fin() == Fin::Wanted
             || cx.shell().life() != Life::Open
-            || self.receiving.get() == Receiving::Parked;
+            || self.receiving.get().is_parked();
         if more {
             cx.mark_dirty();
         }
