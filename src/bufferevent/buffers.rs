@@ -23,6 +23,9 @@ pub(super) enum Side {
     Output,
 }
 
+/// How often in a row the callbacks of a buffer are told what they did themselves.
+const MOST_TOLD: usize = 4;
+
 /// Tells the buffers of bufferevents apart; 0 is the id of any other buffer.
 type BufferId = u32;
 
@@ -66,6 +69,18 @@ pub(super) struct Buffers {
     taken: Cell<u32>,
     /// The output is another buffer than the one that these bytes were taken from.
     replaced: Cell<bool>,
+    /// One of them has callbacks of its own.
+    watched: Cell<bool>,
+}
+
+/// What is said of a buffer that is lent already.
+pub(super) fn busy(side: Side) -> Error {
+    Error::Busy {
+        what: match side {
+            Side::Input => "input",
+            Side::Output => "output",
+        },
+    }
 }
 
 impl Buffers {
@@ -75,13 +90,16 @@ impl Buffers {
         let (mut input, mut output) = (EvBuffer::new(), EvBuffer::new());
         input.freeze_end();
         output.freeze_start();
-        input.bind(id);
-        output.bind(id);
+        for buffer in [&mut input, &mut output] {
+            buffer.bind(id);
+            buffer.hold_callbacks();
+        }
         Buffers {
             input: RefCell::new(input),
             output: RefCell::new(output),
             taken: Cell::new(0),
             replaced: Cell::new(false),
+            watched: Cell::new(false),
         }
     }
 
@@ -156,11 +174,11 @@ impl Buffers {
 
     /// Appends to the output by way of `f`; behind it, when it is lent. Then copies small pieces
     /// that pin slots, up to `copy_out` bytes each, when what was added is no longer either.
-    pub(super) fn append<R>(
+    pub(super) fn append<R, E>(
         &self,
         copy_out: usize,
-        f: impl FnOnce(&mut EvBuffer) -> Result<R, Error>,
-    ) -> (Result<R, Error>, Change) {
+        f: impl FnOnce(&mut EvBuffer) -> Result<R, E>,
+    ) -> (Result<R, E>, Change) {
         let Some(mut output) = self.output() else {
             let mut late = EvBuffer::new();
             let result = f(&mut late);
@@ -210,12 +228,7 @@ impl Buffers {
     fn lend_guarded(&self, side: Side, thaw: bool) -> Result<Loan<'_>, Error> {
         let place = self.place(side);
         let Ok(mut buffer) = place.try_borrow_mut() else {
-            return Err(Error::Busy {
-                what: match side {
-                    Side::Input => "input",
-                    Side::Output => "output",
-                },
-            });
+            return Err(busy(side));
         };
         let before = buffer.len();
         let taken = match side {
@@ -224,8 +237,9 @@ impl Buffers {
         };
         let aside = match taken {
             0 => EvBuffer::new(),
-            taken => buffer.take_front(taken),
+            taken => buffer.set_aside(taken),
         };
+        buffer.unhold_callbacks();
         if thaw {
             thaw_front_or_end(&mut buffer, side);
         }
@@ -247,6 +261,33 @@ impl Buffers {
         })
     }
 
+    /// Whether callbacks of the buffers themselves may have something to hear.
+    pub(super) fn are_watched(&self) -> bool {
+        self.watched.get()
+    }
+
+    /// Tells the buffers' own callbacks what happened since, with nothing borrowed but what they
+    /// are called with. What they write to the output goes behind it.
+    #[cold]
+    pub(super) fn tell_watchers(&self) {
+        let mut watched = false;
+        for side in [Side::Input, Side::Output] {
+            for _ in 0..MOST_TOLD {
+                let Ok(buffer) = self.place(side).try_borrow() else {
+                    // Whoever has lent it tells.
+                    return;
+                };
+                watched |= buffer.is_watched();
+                let due = buffer.callbacks_due();
+                drop(buffer);
+                if !due || self.lend(side, false, EvBuffer::tell_callbacks).is_err() {
+                    break;
+                }
+            }
+        }
+        self.watched.set(watched);
+    }
+
     /// Takes all out of both, as far as they are not lent, for the caller to drop with no borrow
     /// held.
     pub(super) fn clear(&self) -> (EvBuffer, EvBuffer) {
@@ -262,6 +303,7 @@ impl Buffers {
         };
         let mut empty = EvBuffer::new();
         empty.freeze_end();
+        empty.hold_callbacks();
         empty.bind(input.bound_id());
         std::mem::replace(&mut *input, empty)
     }
@@ -297,13 +339,14 @@ impl Loan<'_> {
             return;
         }
         let buffer = &mut *self.buffer;
+        buffer.hold_callbacks();
         let aside = std::mem::take(&mut self.aside);
         if buffer.bound_id() != self.id {
             buffer.bind(self.id);
             self.buffers.replaced.set(!aside.is_empty());
         }
         if !aside.is_empty() {
-            buffer.put_front(aside);
+            buffer.put_aside_back(aside);
         }
         let lent = LENT.with_borrow_mut(Vec::pop);
         if let Some(Lent { mut late, .. }) = lent
@@ -314,6 +357,9 @@ impl Loan<'_> {
         match self.side {
             Side::Input => buffer.freeze_end(),
             Side::Output => buffer.freeze_start(),
+        }
+        if buffer.is_watched() {
+            self.buffers.watched.set(true);
         }
         self.after = buffer.len();
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::BufferEvent;
-use super::machine::Stage;
+use super::machine::{Due, Stage};
 use super::types::Events;
 
 /// The callbacks of a bufferevent as one object; each does nothing unless implemented.
@@ -72,10 +72,7 @@ impl Callbacks {
 
 impl Callbacks {
     pub(super) fn handles(&self) -> Handles {
-        Handles {
-            write: self.write.is_some(),
-            event: self.event.is_some(),
-        }
+        Handles::of(self.write.is_some(), self.event.is_some())
     }
 }
 
@@ -109,27 +106,28 @@ impl fmt::Debug for Callbacks {
     }
 }
 
-/// Of which stages there is something to call. To skip a write callback that nobody set is worth
-/// it: each message that leaves makes one due.
+/// Of which stages there is something to call. Each message that leaves makes a write callback
+/// due, and mostly nobody has set one.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Handles {
-    write: bool,
-    event: bool,
-}
+pub(super) struct Handles(Due);
 
 impl Handles {
     /// Those of a handler, whose methods may all do something.
-    pub(super) const ALL: Handles = Handles {
-        write: true,
-        event: true,
-    };
+    pub(super) const ALL: Handles = Handles::of(true, true);
+
+    /// No callbacks are set.
+    pub(super) const NONE: Handles = Handles::of(false, false);
 
     /// Reading is always among them: what is left in the input is looked after then.
+    const fn of(write: bool, event: bool) -> Self {
+        Handles(Due::of(true, write, event))
+    }
+
     pub(super) fn contains(self, stage: Stage) -> bool {
-        match stage {
-            Stage::Read => true,
-            Stage::Write => self.write,
-            Stage::Connected | Stage::Events => self.event,
-        }
+        self.0.has(stage)
+    }
+
+    pub(super) fn due(self) -> Due {
+        self.0
     }
 }

@@ -186,7 +186,7 @@ impl BufferEvent {
     /// [`Error::Freed`].
     pub fn clear_callbacks(&self) -> Result<(), Error> {
         self.live()?;
-        self.0.shell.replace_handler(None, Handles::ALL);
+        self.0.shell.replace_handler(None, Handles::NONE);
         Ok(())
     }
 
@@ -282,13 +282,13 @@ impl BufferEvent {
     /// # Errors
     /// As [`write`](Self::write) on `other`; the input is then as it was.
     pub fn transfer_to(&self, other: &BufferEvent) -> Result<usize, Error> {
-        self.input().with(|input| {
-            let moved = input.len();
-            if moved != 0 {
-                other.write_buffer(input)?;
-            }
-            Ok(moved)
-        })?
+        let base = self.live()?;
+        let here = Cx::new(self, &base);
+        if other.0.shell.is_on(&base) {
+            return here.transfer(&Cx::new(other, &base));
+        }
+        let other_base = other.live()?;
+        here.transfer(&Cx::new(other, &other_base))
     }
 
     /// The buffer that received bytes are read from (`bufferevent_get_input`).
@@ -661,17 +661,7 @@ impl BufferEvent {
     fn append<R>(&self, f: impl FnOnce(&mut EvBuffer) -> Result<R, Error>) -> Result<R, Error> {
         let base = self.live()?;
         let cx = Cx::new(self, &base);
-        if cx.machine().fin() != Fin::Open {
-            return Err(Error::Invalid {
-                what: "write",
-                why: "the sending direction was shut down",
-            });
-        }
-        if self.0.transport.under().is_some_and(BufferEvent::is_freed) {
-            return Err(Error::Freed {
-                what: "bufferevent below the filter",
-            });
-        }
+        cx.check_writable()?;
         let result = cx.append(f);
         cx.settle();
         result

@@ -11,14 +11,15 @@ use std::fmt;
 use std::rc::Rc;
 
 use super::BufferEvent;
-use super::buffers::{Buffers, Side};
+use super::buffers::{self, Buffers, Side};
 use super::callbacks::{Handler, Handles};
-use super::machine::{Facts, Life, Link, Machine, Stage, Step, StreamEnd, step};
+use super::machine::{Facts, Fin, Life, Link, Machine, Stage, Step, StreamEnd, step};
 use super::seldom::Seldom;
 use super::transport::{Changed, End, Nature, Transport};
 use super::types::{Events, FlushEnd, Options};
 use crate::driver::Completion;
 use crate::error::Error;
+use crate::evbuffer::EvBuffer;
 use crate::event_base::EventBase;
 use crate::event_base::hook::Hook;
 use crate::event_base::registration::Registration;
@@ -58,6 +59,8 @@ pub(super) struct Shell {
     calling: Cell<Option<Stage>>,
     life: Cell<Life>,
     nature: Nature,
+    /// The transport has something to look at by time, whatever the machine says.
+    looks_by_time: Cell<bool>,
     ending: Seldom<Ending>,
 }
 
@@ -83,10 +86,11 @@ impl<T: Transport + 'static> Inner<T> {
             machine: RefCell::new(Machine::new(options, link)),
             buffers: Buffers::new(),
             handler: Hook::default(),
-            handles: Cell::new(Handles::ALL),
+            handles: Cell::new(Handles::NONE),
             calling: Cell::new(None),
             life: Cell::new(Life::Open),
             nature: transport.nature(),
+            looks_by_time: Cell::new(false),
             ending: Seldom::default(),
         };
         shell.reg.set_priority(default_priority(base));
@@ -130,6 +134,11 @@ impl Shell {
         self.reg.base().ok_or(Error::Freed { what: "event base" })
     }
 
+    /// Whether it lives, and on this base.
+    pub(super) fn is_on(&self, base: &EventBase) -> bool {
+        !self.is_freed() && self.reg.is_on(base)
+    }
+
     pub(super) fn replace_handler(&self, handler: Option<Box<dyn Handler>>, handles: Handles) {
         self.handles.set(handles);
         match handler {
@@ -141,6 +150,12 @@ impl Shell {
     pub(super) fn closes(&self) -> bool {
         let machine = self.machine.borrow();
         machine.options.contains(Options::CLOSE_ON_FREE)
+    }
+
+    /// Says whether the transport has something to look at by time: [`Transport::rest`] is asked at
+    /// the end of each entry then.
+    pub(super) fn look_by_time(&self, looks: bool) {
+        self.looks_by_time.set(looks);
     }
 
     /// The deadline of a close that is under way; `u64::MAX`: none.
@@ -223,19 +238,29 @@ impl Drop for Telling<'_> {
 pub(super) struct Cx<'a> {
     pub(super) bev: &'a BufferEvent,
     pub(super) base: &'a EventBase,
+    // Where they are depends on the transport's alignment: looked up once an entry.
+    shell: &'a Shell,
+    transport: &'a dyn Transport,
 }
 
 impl<'a> Cx<'a> {
+    #[inline]
     pub(super) fn new(bev: &'a BufferEvent, base: &'a EventBase) -> Self {
-        Cx { bev, base }
+        let Inner { shell, transport } = &*bev.0;
+        Cx {
+            bev,
+            base,
+            shell,
+            transport,
+        }
     }
 
     pub(super) fn shell(&self) -> &'a Shell {
-        &self.bev.0.shell
+        self.shell
     }
 
     pub(super) fn transport(&self) -> &'a dyn Transport {
-        &self.bev.0.transport
+        self.transport
     }
 
     pub(super) fn machine(&self) -> Ref<'a, Machine> {
@@ -281,23 +306,75 @@ impl<'a> Cx<'a> {
 
     // Entries of the user's calls.
 
+    /// Whether its user may write.
+    pub(super) fn check_writable(&self) -> Result<(), Error> {
+        if self.machine().fin() != Fin::Open {
+            return Err(Error::Invalid {
+                what: "write",
+                why: "the sending direction was shut down",
+            });
+        }
+        if self.transport().under().is_some_and(BufferEvent::is_freed) {
+            return Err(Error::Freed {
+                what: "bufferevent below the filter",
+            });
+        }
+        Ok(())
+    }
+
     /// Appends to the output by way of `f`, or to what follows when the output is lent.
     pub(super) fn append<R>(
         &self,
-        f: impl FnOnce(&mut crate::evbuffer::EvBuffer) -> Result<R, Error>,
+        f: impl FnOnce(&mut EvBuffer) -> Result<R, Error>,
     ) -> Result<R, Error> {
-        let shell = self.shell();
-        let low_on_slots = self.base.slots_are_low();
-        let copy_out = match low_on_slots {
-            // A message that waits must not keep a whole slot from everybody else.
-            true => self.base.slot_size() / SHORT_COPY_OUT_FRACTION,
-            false => 0,
-        };
-        let (result, change) = shell.buffers.append(copy_out, f);
+        let (result, change) = self.shell().buffers.append(self.appended_copy_out(), f);
         if change.grew() {
             self.output_grew(change.before == 0);
         }
         result
+    }
+
+    /// Up to what length pieces that are written are copied out of their slots: a message that
+    /// waits must not keep a whole slot from everybody else while memory is short.
+    fn appended_copy_out(&self) -> usize {
+        match self.base.slots_are_low() {
+            true => self.base.slot_size() / SHORT_COPY_OUT_FRACTION,
+            false => 0,
+        }
+    }
+
+    /// Moves the whole input to the output of `there`, by reference; how many bytes.
+    pub(super) fn transfer(&self, there: &Cx<'_>) -> Result<usize, Error> {
+        let buffers = &self.shell().buffers;
+        let Some(mut input) = buffers.input() else {
+            return Err(buffers::busy(Side::Input));
+        };
+        let moved = input.len();
+        if moved == 0 {
+            return Ok(0);
+        }
+        there.check_writable()?;
+        let copy_out = there.appended_copy_out();
+        let (result, change) = there
+            .shell()
+            .buffers
+            .append(copy_out, |output| output.add_buffer(&mut input));
+        drop(input);
+        if result.is_ok() {
+            // Nothing is borrowed: filters run here.
+            if change.grew() {
+                there.output_grew(change.before == 0);
+            }
+            if !self.is_freed() {
+                self.input_changed();
+            }
+        }
+        if self.bev != there.bev {
+            there.settle();
+        }
+        self.settle();
+        result?;
+        Ok(moved)
     }
 
     /// The output was appended to: on with it. Pairs and filters move bytes at once, sockets by
@@ -343,25 +420,62 @@ impl<'a> Cx<'a> {
             // Whoever has lent a buffer settles when it is back.
             return;
         }
-        if shell.machine.borrow().has_due() {
-            self.run_callbacks();
+        if shell.buffers.are_watched() {
+            shell.buffers.tell_watchers();
             if shell.is_freed() {
                 return;
             }
         }
-        if shell.calling.get().is_some() {
-            // Whoever runs the callbacks does the rest after them.
+        let mut machine = shell.machine.borrow_mut();
+        if let Some(stage) = shell.calling.get() {
+            // Whoever runs the callbacks does the rest after them, and comes to what is due for a
+            // later stage.
+            let later = machine.has_due() && !machine.due_after(stage);
+            drop(machine);
+            if later {
+                shell.reg.enqueue(self.base);
+            }
             return;
         }
-        self.arm();
+        if machine.has_due() && machine.keep_due(shell.handles.get().due()) {
+            let deferred = machine.options.contains(Options::DEFER_CALLBACKS);
+            drop(machine);
+            if deferred || !self.base.calls_inline() {
+                shell.reg.enqueue(self.base);
+            } else {
+                self.call();
+                if shell.is_freed() {
+                    return;
+                }
+            }
+            machine = shell.machine.borrow_mut();
+        }
+        if !self.rests_as_before(&machine) {
+            self.arm(machine);
+        }
     }
 
-    fn arm(&self) {
-        let shell = self.shell();
-        if shell.nature.follows {
-            self.transport().settled(self);
+    /// Whether nothing that the base knows of it can have changed: what every message comes to.
+    #[inline]
+    fn rests_as_before(&self, machine: &Machine) -> bool {
+        let shell = self.shell;
+        if shell.nature.in_memory || !shell.reg.is_active() || shell.life.get() != Life::Open {
+            return false;
         }
-        let mut machine = shell.machine.borrow_mut();
+        // With I/O to begin before the loop waits, it comes here again after that.
+        shell.reg.is_dirty() && self.base.is_running()
+            || machine.reads_untimed() && !shell.looks_by_time.get()
+    }
+
+    /// Brings the timer and the base's lists up to date.
+    #[inline(never)]
+    fn arm(&self, mut machine: RefMut<'a, Machine>) {
+        let shell = self.shell;
+        if shell.nature.follows {
+            drop(machine);
+            self.transport().settled(self);
+            machine = shell.machine.borrow_mut();
+        }
         let ending = shell.life.get() != Life::Open;
         if shell.nature.in_memory && !machine.is_timed() && !ending && !shell.reg.is_active() {
             return;
@@ -381,25 +495,6 @@ impl<'a> Cx<'a> {
         }
         let active = rest.waits || deadline != u64::MAX;
         shell.reg.set_active(self.base, active);
-    }
-
-    /// Runs the callbacks that are due, here if that is allowed, from the FIFO if not.
-    fn run_callbacks(&self) {
-        let shell = self.shell();
-        let machine = shell.machine.borrow();
-        let deferred = machine.options.contains(Options::DEFER_CALLBACKS);
-        match shell.calling.get() {
-            // The run that is under way comes to it.
-            Some(stage) if machine.due_after(stage) => return,
-            Some(_) => {}
-            None if deferred || !self.base.calls_inline() => {}
-            None => {
-                drop(machine);
-                return self.call();
-            }
-        }
-        drop(machine);
-        shell.reg.enqueue(self.base);
     }
 
     /// One run: every stage that is due, in order. What becomes due meanwhile for an earlier
@@ -483,7 +578,7 @@ impl<'a> Cx<'a> {
         };
         let previous = shell.ending.replace(Some(Box::new(closing)));
         shell.life.set(Life::Flushing);
-        shell.replace_handler(None, Handles::ALL);
+        shell.replace_handler(None, Handles::NONE);
         // Nobody reads it any more, and others may wait for its slots.
         drop(shell.buffers.clear_input());
         let mut machine = shell.machine.borrow_mut();
@@ -644,7 +739,7 @@ impl Drop for Run<'_> {
         }
         if std::thread::panicking() && !shell.is_freed() {
             // Who called does not get to it.
-            self.0.arm();
+            self.0.arm(shell.machine.borrow_mut());
         }
     }
 }
@@ -657,9 +752,9 @@ impl<T: Transport + 'static> Source for Inner<T> {
     fn completed(self: Rc<Self>, base: &EventBase, completion: Completion) {
         let bev = BufferEvent(self);
         let cx = Cx::new(&bev, base);
-        bev.0.transport.completed(&cx, completion);
+        cx.transport.completed(&cx, completion);
         if cx.is_freed() {
-            if bev.0.transport.is_quiet() && bev.0.shell.reg.is_joined() {
+            if cx.transport.is_quiet() && cx.shell.reg.is_joined() {
                 cx.leave_if_quiet();
             }
             return;
@@ -673,7 +768,7 @@ impl<T: Transport + 'static> Source for Inner<T> {
         if cx.is_freed() {
             return;
         }
-        bev.0.transport.pump(&cx);
+        cx.transport.pump(&cx);
         cx.progress();
         cx.settle();
     }

@@ -254,20 +254,27 @@ impl EvBuffer {
 
     /// From now on changes are noted, and told by [`tell_callbacks`](Self::tell_callbacks) only:
     /// for a buffer that is changed while something is borrowed.
-    #[allow(dead_code, reason = "for the buffers of bufferevents")]
     pub(crate) fn hold_callbacks(&mut self) {
         self.flags |= HELD;
     }
 
+    /// Changes are told at once again.
+    pub(crate) fn unhold_callbacks(&mut self) {
+        self.flags &= !HELD;
+    }
+
+    /// Whether there are callbacks.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.flags & WATCHED != 0
+    }
+
     /// Whether [`tell_callbacks`](Self::tell_callbacks) would call anyone.
-    #[allow(dead_code, reason = "for the buffers of bufferevents")]
     #[inline]
     pub(crate) fn callbacks_due(&self) -> bool {
         self.flags & WATCHED != 0 && self.has_unheard()
     }
 
     /// Tells the callbacks what they have not heard of yet, held back or not.
-    #[allow(dead_code, reason = "for the buffers of bufferevents")]
     pub(crate) fn tell_callbacks(&mut self) {
         if self.flags & WATCHED != 0 {
             self.tell_watched();

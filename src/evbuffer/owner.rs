@@ -1,7 +1,7 @@
 //! What a buffer's owner may do when it is frozen to everyone else: a bufferevent drains its output,
 //! appends to its input, and lends pieces to the kernel.
 
-use super::{CONTENT, EvBuffer, Seg, append_chain, spare};
+use super::{CONTENT, EvBuffer, Seg, WATCHED, append_chain, spare};
 use crate::arena::{Chain, Piece};
 
 impl EvBuffer {
@@ -119,17 +119,24 @@ impl EvBuffer {
         self.tell();
     }
 
-    /// Takes the first `n` bytes off, or all when there are fewer, by reference, frozen or not: for
-    /// an operation that owns them from here on. The new buffer is bound to nobody and not frozen.
-    pub(crate) fn take_front(&mut self, n: usize) -> EvBuffer {
+    /// Takes the first `n` bytes off, or all when there are fewer, by reference, frozen or not, and
+    /// tells nobody: they belong to an operation, and [`put_aside_back`](Self::put_aside_back)
+    /// follows. The new buffer is bound to nobody and not frozen.
+    pub(crate) fn set_aside(&mut self, n: usize) -> EvBuffer {
         let mut front = EvBuffer::new();
+        let watched = self.flags & WATCHED;
+        self.flags &= !WATCHED;
         self.transfer(&mut front, n);
+        self.flags |= watched;
         front
     }
 
-    /// Puts bytes back in front, by reference, frozen or not.
-    pub(crate) fn put_front(&mut self, mut front: EvBuffer) {
+    /// Puts what was set aside in front, frozen or not, and tells nobody.
+    pub(crate) fn put_aside_back(&mut self, mut front: EvBuffer) {
+        let watched = self.flags & WATCHED;
+        self.flags &= !WATCHED;
         self.take_all_front(&mut front);
+        self.flags |= watched;
     }
 
     /// Moves the first `n` bytes, or all when there are fewer, to the end of `to`, by reference,

@@ -119,7 +119,7 @@ fn a_number_stays_with_its_buffer() {
     b.bind(u32::MAX);
     std::mem::swap(&mut a, &mut b);
     assert_eq!((a.bound_id(), b.bound_id()), (u32::MAX, 7));
-    assert_eq!(b.take_front(1).bound_id(), 0);
+    assert_eq!(b.set_aside(1).bound_id(), 0);
     assert_eq!(b.split_to(1).expect("not frozen").bound_id(), 0);
     a.add_buffer(&mut b).expect("not frozen");
     assert_eq!((a.bound_id(), b.bound_id()), (u32::MAX, 7));
@@ -138,11 +138,11 @@ fn what_an_operation_takes_can_be_put_back() {
         buffer.bind(3);
         buffer.freeze_start();
         buffer.freeze_end();
-        let front = buffer.take_front(taken);
+        let front = buffer.set_aside(taken);
         let n = taken.min(10);
         assert_eq!((front.len(), buffer.len()), (n, 10 - n));
         assert!(n < 10 || front.has_owners());
-        buffer.put_front(front);
+        buffer.put_aside_back(front);
         assert_eq!(content(&buffer), b"abcdefghij");
         assert!(matches!(buffer.drain(1), Err(BufferError::FrozenStart)));
         assert_eq!((buffer.bound_id(), buffer.has_owners()), (3, true));

@@ -266,6 +266,11 @@ impl EventBase {
         Using(count)
     }
 
+    /// Whether the loop runs.
+    pub(crate) fn is_running(&self) -> bool {
+        self.0.running.get()
+    }
+
     /// Whether any closure holds a buffer right now.
     pub(crate) fn buffers_are_lent(&self) -> bool {
         self.0.buffers_in_use.get() != 0

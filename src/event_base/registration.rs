@@ -156,6 +156,11 @@ impl Registration {
         ptr
     }
 
+    /// Whether it is on this base.
+    pub(crate) fn is_on(&self, base: &EventBase) -> bool {
+        std::ptr::eq(self.base_ptr(), Rc::as_ptr(&base.0)) && self.is_joined()
+    }
+
     /// Whether it is on a base.
     pub(crate) fn is_joined(&self) -> bool {
         self.token.get() != NONE
@@ -214,6 +219,11 @@ impl Registration {
         if self.is_joined() && !self.dirty.replace(true) {
             base.0.dirty.borrow_mut().push(self.key());
         }
+    }
+
+    /// Whether its `start_io` is to be called before the next enter.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.dirty.get()
     }
 
     pub(super) fn take_dirty(&self) -> bool {

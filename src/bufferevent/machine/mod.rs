@@ -13,8 +13,7 @@ mod due;
 mod ending;
 mod half;
 
-use due::Due;
-pub(super) use due::Stage;
+pub(super) use due::{Due, Stage};
 pub(super) use ending::{Facts, Life, Step, step};
 use half::Half;
 
@@ -158,6 +157,12 @@ impl Machine {
         self.write_event_due && output == 0 && self.link == Link::Up
     }
 
+    /// Whether it does nothing but read, with no time-out set: whatever happens to the output, it
+    /// waits for its peer, and for no point in time.
+    pub(super) fn reads_untimed(&self) -> bool {
+        !self.is_timed() && self.wants_read()
+    }
+
     /// When the earliest time-out is, if one runs.
     pub(super) fn deadline(&self, output: usize) -> Option<u64> {
         if !self.is_timed() {
@@ -182,14 +187,23 @@ impl Machine {
         !self.due.is_empty()
     }
 
+    /// Drops what is due if nobody handles any of it; whether something is left.
+    pub(super) fn keep_due(&mut self, handled: Due) -> bool {
+        let kept = self.due.intersects(handled);
+        if !kept {
+            self.due = Due::default();
+        }
+        kept
+    }
+
     /// Reading is over, for this connection. The end of the stream is not told any more, should
     /// it be due.
     pub(super) fn finish_reading(&mut self) {
         self.finished_reading = true;
         self.enabled.remove(Interest::READ);
         self.end = None;
-        if self.due.events.contains(Events::EOF) {
-            self.due.events.remove(Events::READING | Events::EOF);
+        if self.due.events().contains(Events::EOF) {
+            self.due.remove_events(Events::READING | Events::EOF);
         }
     }
 
@@ -201,7 +215,7 @@ impl Machine {
     /// The FIFO has come to what was triggered for it.
     pub(super) fn handle_deferred(&mut self) {
         let later = std::mem::take(&mut self.later);
-        self.due.add(later.read, later.write, later.events);
+        self.due.add(later);
     }
 
     // What happened.
@@ -210,7 +224,7 @@ impl Machine {
     pub(super) fn handle_received(&mut self, input: usize, now: u64) {
         self.rd.since = now;
         self.at_end = false;
-        self.due.read |= input >= self.rd.read_mark();
+        self.due.add_read(input >= self.rd.read_mark());
         self.full = self.room(input) == 0;
     }
 
@@ -219,7 +233,7 @@ impl Machine {
         self.enabled.remove(Interest::READ);
         self.at_end = true;
         match end {
-            StreamEnd::Eof => self.due.events |= Events::READING | Events::EOF,
+            StreamEnd::Eof => self.due.add_events(Events::READING | Events::EOF),
             StreamEnd::Error(errno) => self.fail(Events::READING | Events::ERROR, errno),
         }
     }
@@ -265,7 +279,7 @@ impl Machine {
     pub(super) fn handle_sent(&mut self, output: usize, now: u64) {
         self.wr.since = now;
         self.write_event_due = false;
-        self.due.write |= output <= self.wr.low;
+        self.due.add_write(output <= self.wr.low);
     }
 
     pub(super) fn handle_write_error(&mut self, errno: Errno) {
@@ -277,7 +291,7 @@ impl Machine {
         self.link = Link::Up;
         self.rd.since = now;
         self.wr.since = now;
-        self.due.events |= Events::CONNECTED;
+        self.due.add_events(Events::CONNECTED);
     }
 
     pub(super) fn handle_connect_error(&mut self, errno: Errno) {
@@ -288,7 +302,7 @@ impl Machine {
     /// The write callback for an explicit enable, or for whoever waits for what is below.
     pub(super) fn handle_writable(&mut self) {
         self.write_event_due = false;
-        self.due.write = true;
+        self.due.add_write(true);
     }
 
     /// An event of the bufferevent below, which holds for this one as well.
@@ -301,7 +315,7 @@ impl Machine {
                 self.enabled.remove(Interest::WRITE);
             }
         }
-        self.due.events |= events;
+        self.due.add_events(events);
         if events.contains(Events::ERROR) {
             self.errno = errno.map_or(0, Errno::raw);
         }
@@ -314,7 +328,7 @@ impl Machine {
 
     pub(super) fn handle_read_timeout(&mut self) {
         self.enabled.remove(Interest::READ);
-        self.due.events |= Events::READING | Events::TIMEOUT;
+        self.due.add_events(Events::READING | Events::TIMEOUT);
     }
 
     /// Time has passed: whether writing, or the connect, is late.
@@ -325,7 +339,7 @@ impl Machine {
     pub(super) fn handle_write_timeout(&mut self) {
         self.enabled.remove(Interest::WRITE);
         self.write_event_due = false;
-        self.due.events |= Events::WRITING | Events::TIMEOUT;
+        self.due.add_events(Events::WRITING | Events::TIMEOUT);
         if self.link == Link::Connecting {
             self.link = Link::Failed;
         }
@@ -377,14 +391,14 @@ impl Machine {
     }
 
     fn withdraw_end(&mut self) {
-        let events = self.due.events;
+        let events = self.due.events();
         if events.contains(Events::READING | Events::EOF) {
-            self.due.events.remove(Events::READING | Events::EOF);
+            self.due.remove_events(Events::READING | Events::EOF);
             self.end = Some(StreamEnd::Eof);
         } else if events.contains(Events::READING | Events::ERROR)
             && !events.contains(Events::WRITING)
         {
-            self.due.events.remove(Events::READING | Events::ERROR);
+            self.due.remove_events(Events::READING | Events::ERROR);
             self.end = Some(StreamEnd::Error(Errno::from_raw(self.errno)));
         }
     }
@@ -546,13 +560,15 @@ impl Machine {
 
     /// Makes callbacks due as if something had happened.
     pub(super) fn trigger(&mut self, read: bool, write: bool, events: Events) {
-        self.due.add(read, write, events);
+        self.due.add(Due::of(read, write, false));
+        self.due.add_events(events);
     }
 
     /// As [`trigger`](Self::trigger), but from the FIFO: not within a run of callbacks that is
     /// under way.
     pub(super) fn trigger_later(&mut self, read: bool, write: bool, events: Events) {
-        self.later.add(read, write, events);
+        self.later.add(Due::of(read, write, false));
+        self.later.add_events(events);
     }
 
     /// Whether the input is at its high mark and the user reads (the read callback may be called
@@ -580,7 +596,7 @@ impl Machine {
     }
 
     fn fail(&mut self, events: Events, errno: Errno) {
-        self.due.events |= events;
+        self.due.add_events(events);
         self.errno = errno.raw();
     }
 }

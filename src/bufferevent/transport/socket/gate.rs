@@ -290,6 +290,7 @@ impl Socket {
             *slot = None;
             suspend(cx, Interest::READ | Interest::WRITE, false);
         }
+        cx.shell().look_by_time(slot.is_some());
         drop(slot);
         changed?;
         // What is in flight was bounded by the limits of before.
