@@ -1,8 +1,8 @@
 //! What the descriptor is, and how it is changed and let go of.
 
-use super::{Marks, Socket};
 use super::receive::{Incoming, Receiving};
 use super::send::Sending;
+use super::{Marks, Socket};
 use crate::bufferevent::shell::Cx;
 use crate::driver::{Descriptor, SendHow, SocketOption};
 use crate::event_base::EventBase;

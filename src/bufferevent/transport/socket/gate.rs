@@ -5,9 +5,9 @@
 
 use std::rc::Rc;
 
-use super::{Marks, Socket};
 use super::quiet::Listed;
 use super::receive::Receiving;
+use super::{Marks, Socket};
 use crate::bufferevent::machine::Machine;
 use crate::bufferevent::shell::Cx;
 use crate::driver::Completion;

@@ -78,6 +78,9 @@ bitflags::bitflags! {
         /// The base is to tell it when memory is ample again, whether it still waits for that or
         /// not.
         const TOLD_WHEN_AMPLE = 4;
+        /// The receive under way, or the last, goes to the reserved slot: what it brings is copied
+        /// out at once, for the next in line.
+        const IN_RESERVE = 8;
     }
 }
 

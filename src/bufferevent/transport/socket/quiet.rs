@@ -65,16 +65,21 @@ impl Socket {
         if still && !self.may_break_unseen(cx) {
             return false;
         }
-        if cx.base.with_driver(|driver| driver.hang_up(fd)) == HangUp::Failed {
-            self.broken(cx);
-        } else if still && receiving.watch().is_none() {
-            let op = Op::Poll {
-                fd,
-                events: 0,
-                multishot: false,
-            };
-            let watch = self.push(cx, op);
-            self.receiving.set(receiving.watched_by(Some(watch)));
+        match cx.base.with_driver(|driver| driver.hang_up(fd)) {
+            HangUp::Failed => self.broken(cx),
+            HangUp::None if still && receiving.watch().is_none() => {
+                let op = Op::Poll {
+                    fd,
+                    events: 0,
+                    multishot: false,
+                };
+                let watch = self.push(cx, op);
+                self.receiving.set(receiving.watched_by(Some(watch)));
+            }
+            // Its send was told of a reset that the receive was not. Another one tells of the end.
+            HangUp::Ended if !still => self.stop_receive(cx),
+            // Both directions are over: there is nothing left that could break.
+            HangUp::None | HangUp::Ended => {}
         }
         false
     }

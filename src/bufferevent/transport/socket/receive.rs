@@ -1,11 +1,12 @@
 //! The one receive of a socket: how it is armed, and what it brings.
 
-use super::{Marks, Socket};
 use super::gate::Receive;
+use super::{Marks, Socket};
 use super::{Role, descriptor::Kind};
 use crate::bufferevent::machine::{Life, Link, Machine, StreamEnd};
 use crate::bufferevent::shell::Cx;
 use crate::driver::{Cap, Completion, Op, OpId};
+use crate::evbuffer::Pinning;
 use crate::event_base::EventBase;
 use crate::event_base::source::{Feeding, Offer};
 
@@ -120,6 +121,12 @@ impl Socket {
     #[cfg(test)]
     pub(in crate::bufferevent) fn is_receiving(&self) -> bool {
         self.receiving.get().may_bring()
+    }
+
+    #[cfg(test)]
+    pub(in crate::bufferevent) fn describe(&self) -> String {
+        let (receiving, sending) = (self.receiving.get(), self.sending.get());
+        format!(", {receiving:?}, {sending:?}")
     }
 
     /// Whether it waits for memory.
@@ -259,13 +266,15 @@ impl Socket {
                 bundle: self.incoming.get() == Incoming::Bulk && !cx.base.slots_are_low(),
             });
         }
-        let slot = cx.base.with_driver(|driver| {
+        let (slot, reserved) = cx.base.with_driver(|driver| {
             let arena = driver.arena();
-            match offer {
-                None => arena.take(),
-                Some(_) => arena.take().or_else(|| arena.take_reserve()),
+            match (arena.take(), offer) {
+                (Some(slot), _) => Some((slot, false)),
+                (None, Some(_)) => arena.take_reserve().map(|slot| (slot, true)),
+                (None, None) => None,
             }
         })?;
+        self.mark(Marks::IN_RESERVE, reserved);
         let max_len = plan.bytes;
         Some(match plain {
             true => Op::Read { fd, slot, max_len },
@@ -296,6 +305,12 @@ impl Socket {
             (false, bound) => bound,
             (true, 0) => cx.base.slot_share(),
             (true, bound) => bound.min(cx.base.slot_share()),
+        };
+        let bound = match (offer, bound) {
+            // What it brings is copied: a block of half a slot is enough for that.
+            (Some(Offer::Reserve), 0) => half_a_slot(cx.base),
+            (Some(Offer::Reserve), bound) => bound.min(half_a_slot(cx.base)),
+            (_, bound) => bound,
         };
         self.gate_receive(cx, multishot, bound)
     }
@@ -377,7 +392,12 @@ impl Socket {
                         self.stop_receive(cx);
                     }
                 }
-                self.take_in(cx, piece);
+                let mut pinning = Pinning::Slot;
+                if self.is_marked(Marks::IN_RESERVE) {
+                    self.mark(Marks::IN_RESERVE, false);
+                    pinning = Pinning::CopyOut;
+                }
+                self.take_in(cx, piece, pinning);
             }
             (Ok(_), _) => self.stream_ended(cx, StreamEnd::Eof),
             (Err(errno), _) => match errno.raw() {
@@ -404,6 +424,10 @@ impl Socket {
         self.receiving.set(Receiving::Stopping { op, poll });
         cx.base.cancel(op);
     }
+}
+
+fn half_a_slot(base: &EventBase) -> u32 {
+    u32::try_from(base.slot_size() / 2).unwrap_or(u32::MAX)
 }
 
 fn has_bundles(base: &EventBase) -> bool {
