@@ -81,6 +81,8 @@ bitflags::bitflags! {
         /// The receive under way, or the last, goes to the reserved slot: what it brings is copied
         /// out at once, for the next in line.
         const IN_RESERVE = 8;
+        /// There is something to receive, as far as is known; only of one that waits for a slot.
+        const READABLE = 16;
     }
 }
 

@@ -193,6 +193,11 @@ impl Socket {
             }
             return Feeding::Passed;
         }
+        if offer == Some(Offer::Reserve) && !self.is_marked(Marks::READABLE) {
+            // Who has nothing to receive must not keep a slot, the reserved one least of all, from
+            // those who have.
+            return self.await_readable(cx, fd);
+        }
         let kind = self.kind.get();
         let plan = match self.plan(cx, kind, short, offer) {
             Receive::Launch {
@@ -206,16 +211,7 @@ impl Socket {
                 each,
                 poll_first,
             },
-            Receive::AwaitReadable => {
-                let op = Op::Poll {
-                    fd,
-                    events: libc::POLLIN as u32,
-                    multishot: false,
-                };
-                self.unwatch(cx);
-                self.receiving.set(Receiving::Polling(self.push(cx, op)));
-                return Feeding::Left;
-            }
+            Receive::AwaitReadable => return self.await_readable(cx, fd),
             // In the line it keeps its place: outside it would only find out again, once the
             // limit allows, that there is no slot, and meanwhile hold the budget of another.
             Receive::Wait => {
@@ -248,11 +244,23 @@ impl Socket {
         }
     }
 
+    fn await_readable(&self, cx: &Cx<'_>, fd: i32) -> Feeding {
+        let op = Op::Poll {
+            fd,
+            events: libc::POLLIN as u32,
+            multishot: false,
+        };
+        self.unwatch(cx);
+        self.receiving.set(Receiving::Polling(self.push(cx, op)));
+        Feeding::Left
+    }
+
     /// The operation for a receive as planned; none when it needs a slot of its own, and none is
     /// left.
     fn operation(&self, cx: &Cx<'_>, fd: i32, plan: Plan, offer: Option<Offer>) -> Option<Op> {
         let plain = self.kind.get().is_plain();
         if !plain && offer != Some(Offer::Reserve) {
+            self.mark(Marks::READABLE, false);
             return Some(Op::Recv {
                 fd,
                 multishot: plan.multishot,
@@ -275,6 +283,7 @@ impl Socket {
             }
         })?;
         self.mark(Marks::IN_RESERVE, reserved);
+        self.mark(Marks::READABLE, false);
         let max_len = plan.bytes;
         Some(match plain {
             true => Op::Read { fd, slot, max_len },
@@ -401,7 +410,11 @@ impl Socket {
             }
             (Ok(_), _) => self.stream_ended(cx, StreamEnd::Eof),
             (Err(errno), _) => match errno.raw() {
-                libc::ENOBUFS => self.wait_in_line(cx),
+                // It ends so once there is something to receive.
+                libc::ENOBUFS => {
+                    self.mark(Marks::READABLE, true);
+                    self.wait_in_line(cx);
+                }
                 libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
                 _ => self.stream_ended(cx, StreamEnd::Error(errno)),
             },
@@ -411,6 +424,7 @@ impl Socket {
     /// The poll that the gate asked for ended. What was found, if not data, the receive tells.
     pub(super) fn polled(&self, cx: &Cx<'_>, readable: bool) {
         self.note_readable(readable);
+        self.mark(Marks::READABLE, readable);
         cx.mark_dirty();
     }
 
