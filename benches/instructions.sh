@@ -25,7 +25,8 @@ trap 'rm -rf "$scratch"' EXIT
 program=$(cargo test -q --release -p evring --lib --no-run --message-format=json |
     grep -o '"executable":"[^"]*"' | cut -d'"' -f4)
 
-# What is spent in the library: all, without what is below the simulated kernel and the far ends.
+# What is spent in the library's own functions, wherever they are called from; not in those of the
+# simulated kernel, of the far ends, of the allocator and of the C library.
 count() { # workload messages
     EVRING_WORKLOAD=$1 EVRING_MESSAGES=$2 valgrind --tool=callgrind \
         --callgrind-out-file="$scratch/$1.$2" \
@@ -34,8 +35,8 @@ count() { # workload messages
         { cat "$scratch/log" >&2; exit 1; }
     python3 - "$scratch/$1.$2" "$top" <<'PYTHON'
 import re, sys
-outside = re.compile(r"driver::sim::Sim as .*Driver>::|simulation::instructions::next_round")
-names, costs, below, function, total = {}, {}, {}, "", 0
+outside = re.compile(r"driver::sim|evring::simulation::|SpecFromIterNested")
+names, costs, function = {}, {}, ""
 def name(text):
     number, _, given = text.partition(" ")
     return names.setdefault(number, given)
@@ -44,21 +45,13 @@ for line in lines:
     if line.startswith("fn="):
         function = name(line[3:].strip())
     elif line.startswith("cfn="):
-        callee = name(line[4:].strip())
+        name(line[4:].strip())
     elif line.startswith("calls="):
-        cost = int(next(lines).split()[-1])
-        below.setdefault((function, callee), 0)
-        below[function, callee] += cost
+        next(lines)  # what the callee costs is counted there
     elif line[0] in "0123456789+-*":
-        cost = int(line.split()[-1])
-        costs[function] = costs.get(function, 0) + cost
-        total += cost
-# From outside into it; what it calls of itself is in there already.
-for (caller, callee), cost in below.items():
-    if outside.search(callee) and not outside.search(caller):
-        total -= cost
-print(total)
-library = [function for function in costs if "::sim::" not in function]
+        costs[function] = costs.get(function, 0) + int(line.split()[-1])
+library = [f for f in costs if "evring" in f and not outside.search(f)]
+print(sum(costs[f] for f in library))
 for function in sorted(library, key=costs.get, reverse=True)[: int(sys.argv[2])]:
     print(f"    {costs[function]:>12}  {function}", file=sys.stderr)
 PYTHON

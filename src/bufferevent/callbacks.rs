@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::BufferEvent;
-use super::machine::{Due, Stage};
+use super::machine::Due;
 use super::types::Events;
 
 /// The callbacks of a bufferevent as one object; each does nothing unless implemented.
@@ -71,8 +71,17 @@ impl Callbacks {
 }
 
 impl Callbacks {
-    pub(super) fn handles(&self) -> Handles {
-        Handles::of(self.write.is_some(), self.event.is_some())
+    /// What there is something to call for. Reading is always among them: what is left in the input
+    /// is looked after then.
+    pub(super) fn handled(&self) -> Due {
+        let mut handled = Due::READ;
+        if self.write.is_some() {
+            handled |= Due::WRITE;
+        }
+        if self.event.is_some() {
+            handled |= Due::EVENTS;
+        }
+        handled
     }
 }
 
@@ -103,31 +112,5 @@ impl fmt::Debug for Callbacks {
             .field("write", &self.write.is_some())
             .field("event", &self.event.is_some())
             .finish()
-    }
-}
-
-/// Of which stages there is something to call. Each message that leaves makes a write callback
-/// due, and mostly nobody has set one.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Handles(Due);
-
-impl Handles {
-    /// Those of a handler, whose methods may all do something.
-    pub(super) const ALL: Handles = Handles::of(true, true);
-
-    /// No callbacks are set.
-    pub(super) const NONE: Handles = Handles::of(false, false);
-
-    /// Reading is always among them: what is left in the input is looked after then.
-    const fn of(write: bool, event: bool) -> Self {
-        Handles(Due::of(true, write, event))
-    }
-
-    pub(super) fn contains(self, stage: Stage) -> bool {
-        self.0.has(stage)
-    }
-
-    pub(super) fn due(self) -> Due {
-        self.0
     }
 }

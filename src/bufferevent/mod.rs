@@ -28,12 +28,11 @@ pub use view::BufferView;
 use crate::addr::Addr;
 use crate::driver::{KeepAlive, SocketOption};
 use crate::error::Error;
-use crate::evbuffer::EvBuffer;
+use crate::evbuffer::{BufferError, EvBuffer};
 use crate::event_base::{EventBase, Interest};
 use crate::sys::Errno;
 use buffers::Side;
-use callbacks::Handles;
-use machine::{Fin, Hold, Link, StreamEnd};
+use machine::{Due, Fin, Hold, Link, StreamEnd};
 use shell::{Cx, Inner};
 use transport::socket::Socket;
 use transport::{Changed, End};
@@ -162,10 +161,10 @@ impl BufferEvent {
     /// [`Error::Freed`].
     pub fn set_callbacks(&self, callbacks: Callbacks) -> Result<(), Error> {
         self.live()?;
-        let handles = callbacks.handles();
+        let handled = callbacks.handled();
         self.0
             .shell
-            .replace_handler(Some(Box::new(callbacks)), handles);
+            .replace_handler(Some(Box::new(callbacks)), handled);
         Ok(())
     }
 
@@ -176,7 +175,7 @@ impl BufferEvent {
     pub fn set_handler(&self, handler: impl Handler + 'static) -> Result<(), Error> {
         self.live()?;
         let handler = Box::new(handler);
-        self.0.shell.replace_handler(Some(handler), Handles::ALL);
+        self.0.shell.replace_handler(Some(handler), Due::ALL);
         Ok(())
     }
 
@@ -186,7 +185,7 @@ impl BufferEvent {
     /// [`Error::Freed`].
     pub fn clear_callbacks(&self) -> Result<(), Error> {
         self.live()?;
-        self.0.shell.replace_handler(None, Handles::NONE);
+        self.0.shell.replace_handler(None, Due::READ);
         Ok(())
     }
 
@@ -226,7 +225,7 @@ impl BufferEvent {
     /// # Errors
     /// [`Error::Freed`]; [`Error::Invalid`] after [`shutdown_write`](Self::shutdown_write).
     pub fn write(&self, data: &[u8]) -> Result<(), Error> {
-        self.append(|output| Ok(output.add(data)?))
+        self.append(|output| output.add(data))
     }
 
     /// Moves all of `buffer` to the output, by reference (`bufferevent_write_buffer`).
@@ -234,7 +233,7 @@ impl BufferEvent {
     /// # Errors
     /// As [`write`](Self::write); `buffer` is then as it was.
     pub fn write_buffer(&self, buffer: &mut EvBuffer) -> Result<(), Error> {
-        self.append(|output| Ok(output.add_buffer(buffer)?))
+        self.append(|output| output.add_buffer(buffer))
     }
 
     /// Appends a shared payload to the output without copying it (`evbuffer_add_reference`).
@@ -242,7 +241,7 @@ impl BufferEvent {
     /// # Errors
     /// As [`write`](Self::write).
     pub fn write_piece(&self, payload: impl Into<crate::arena::Piece>) -> Result<(), Error> {
-        self.append(|output| Ok(output.add_piece(payload)?))
+        self.append(|output| output.add_piece(payload))
     }
 
     /// Moves bytes from the input into `data`; how many (`bufferevent_read`). None when it was
@@ -251,13 +250,24 @@ impl BufferEvent {
     /// A file range in the input that can not be read gives none either, and is reported by a
     /// `READING | ERROR` event.
     pub fn read(&self, data: &mut [u8]) -> usize {
-        let removed = self.input().with(|input| input.remove(data));
-        match removed {
+        let Ok(base) = self.live() else { return 0 };
+        let cx = Cx::new(self, &base);
+        if let Some(mut input) = self.0.shell.buffers.input()
+            && !input.has_owners()
+        {
+            // Nothing of the user's runs: plain bytes.
+            let removed = input.remove(data).unwrap_or(0);
+            drop(input);
+            cx.input_changed();
+            cx.settle();
+            return removed;
+        }
+        match self.input().with(|input| input.remove(data)) {
             Ok(Ok(n)) => n,
             Ok(Err(error)) => {
-                let errno = errno_of(&error);
-                let told = self.command(|cx| cx.ended(StreamEnd::Error(errno)));
-                told.map_or(0, |()| 0)
+                cx.ended(StreamEnd::Error(errno_of(&error)));
+                cx.settle();
+                0
             }
             Err(_) => 0,
         }
@@ -533,8 +543,16 @@ impl BufferEvent {
     }
 
     /// Bytes that wait to leave, here and in whatever it passes them on to.
+    #[inline]
     pub(crate) fn backlog(&self) -> usize {
-        self.down().map(|bev| bev.0.shell.output_len()).sum()
+        let here = self.0.shell.output_len();
+        match self.0.shell.follows() {
+            true => self
+                .down()
+                .skip(1)
+                .fold(here, |all, bev| all + bev.0.shell.output_len()),
+            false => here,
+        }
     }
 
     /// Bytes that would be lost if it ended now: its own, and what went down to those that end with
@@ -569,7 +587,10 @@ impl BufferEvent {
 
     /// The one that moves the bytes by itself.
     fn lowest(&self) -> &BufferEvent {
-        self.down().last().unwrap_or(self)
+        match self.0.shell.follows() {
+            true => self.down().last().unwrap_or(self),
+            false => self,
+        }
     }
 
     /// The error number that came with the last `ERROR` event.
@@ -670,13 +691,14 @@ impl BufferEvent {
     }
 
     /// Appends to the output by way of `f`, and has it sent.
-    fn append<R>(&self, f: impl FnOnce(&mut EvBuffer) -> Result<R, Error>) -> Result<R, Error> {
+    fn append(
+        &self,
+        f: impl FnOnce(&mut EvBuffer) -> Result<(), BufferError>,
+    ) -> Result<(), Error> {
         let base = self.live()?;
         let cx = Cx::new(self, &base);
         cx.check_writable()?;
-        let result = cx.append(f);
-        cx.settle();
-        result
+        Ok(cx.append(f)?)
     }
 }
 
@@ -715,9 +737,9 @@ fn check_options(options: Options) -> Result<(), Error> {
 }
 
 /// The error number of a buffer that could not be read.
-fn errno_of(error: &crate::evbuffer::BufferError) -> Errno {
+fn errno_of(error: &BufferError) -> Errno {
     let raw = match error {
-        crate::evbuffer::BufferError::Io(error) => error.raw_os_error(),
+        BufferError::Io(error) => error.raw_os_error(),
         _ => None,
     };
     Errno::from_raw(raw.unwrap_or(libc::EIO))

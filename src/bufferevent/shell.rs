@@ -12,14 +12,14 @@ use std::rc::Rc;
 
 use super::BufferEvent;
 use super::buffers::{self, Buffers, Side};
-use super::callbacks::{Handler, Handles};
-use super::machine::{Facts, Fin, Life, Link, Machine, Stage, Step, StreamEnd, step};
+use super::callbacks::Handler;
+use super::machine::{Due, Facts, Fin, Life, Link, Machine, Stage, Step, StreamEnd, step};
 use super::seldom::Seldom;
 use super::transport::{Changed, End, Nature, Transport};
 use super::types::{Events, FlushEnd, Options};
 use crate::driver::Completion;
 use crate::error::Error;
-use crate::evbuffer::EvBuffer;
+use crate::evbuffer::{BufferError, EvBuffer};
 use crate::event_base::EventBase;
 use crate::event_base::hook::Hook;
 use crate::event_base::registration::Registration;
@@ -54,7 +54,6 @@ pub(super) struct Shell {
     pub(super) machine: RefCell<Machine>,
     pub(super) buffers: Buffers,
     pub(super) handler: Hook<dyn Handler>,
-    handles: Cell<Handles>,
     /// In a run of callbacks: at which stage of it.
     calling: Cell<Option<Stage>>,
     life: Cell<Life>,
@@ -86,7 +85,6 @@ impl<T: Transport + 'static> Inner<T> {
             machine: RefCell::new(Machine::new(options, link)),
             buffers: Buffers::new(),
             handler: Hook::default(),
-            handles: Cell::new(Handles::NONE),
             calling: Cell::new(None),
             life: Cell::new(Life::Open),
             nature: transport.nature(),
@@ -131,7 +129,15 @@ impl Shell {
         if self.is_freed() {
             return Err(super::FREED);
         }
-        self.reg.base().ok_or(Error::Freed { what: "event base" })
+        match self.reg.base() {
+            Some(base) => Ok(base),
+            None => Err(Error::Freed { what: "event base" }),
+        }
+    }
+
+    /// Whether it moves its bytes over another bufferevent.
+    pub(super) fn follows(&self) -> bool {
+        self.nature.follows
     }
 
     /// Whether it lives, and on this base.
@@ -139,8 +145,8 @@ impl Shell {
         !self.is_freed() && self.reg.is_on(base)
     }
 
-    pub(super) fn replace_handler(&self, handler: Option<Box<dyn Handler>>, handles: Handles) {
-        self.handles.set(handles);
+    pub(super) fn replace_handler(&self, handler: Option<Box<dyn Handler>>, handled: Due) {
+        self.machine.borrow_mut().set_handled(handled);
         match handler {
             Some(handler) => self.handler.set(handler),
             None => self.handler.clear(),
@@ -313,7 +319,7 @@ impl<'a> Cx<'a> {
                 why: "the sending direction was shut down",
             });
         }
-        if self.transport().under().is_some_and(BufferEvent::is_freed) {
+        if self.shell.follows() && self.transport.under().is_some_and(BufferEvent::is_freed) {
             return Err(Error::Freed {
                 what: "bufferevent below the filter",
             });
@@ -322,14 +328,16 @@ impl<'a> Cx<'a> {
     }
 
     /// Appends to the output by way of `f`, or to what follows when the output is lent.
-    pub(super) fn append<R>(
+    #[inline]
+    pub(super) fn append(
         &self,
-        f: impl FnOnce(&mut EvBuffer) -> Result<R, Error>,
-    ) -> Result<R, Error> {
-        let (result, change) = self.shell().buffers.append(self.appended_copy_out(), f);
+        f: impl FnOnce(&mut EvBuffer) -> Result<(), BufferError>,
+    ) -> Result<(), BufferError> {
+        let (result, change) = self.shell.buffers.append(self.appended_copy_out(), f);
         if change.grew() {
             self.output_grew(change.before == 0);
         }
+        self.settle();
         result
     }
 
@@ -378,6 +386,7 @@ impl<'a> Cx<'a> {
 
     /// The output was appended to: on with it. Pairs and filters move bytes at once, sockets by
     /// the end of the turn, so that writes of one turn leave in one operation.
+    #[inline]
     pub(super) fn output_grew(&self, was_empty: bool) {
         if was_empty {
             let now = self.now();
@@ -387,7 +396,14 @@ impl<'a> Cx<'a> {
     }
 
     /// The input's length or its mark changed by the user's hand: there may be room for more.
+    #[inline]
     pub(super) fn input_changed(&self) {
+        if self.machine().minds_input() {
+            self.input_moved();
+        }
+    }
+
+    fn input_moved(&self) {
         let input = self.shell().input_len();
         let resumed = self.machine_mut().handle_input_changed(input, self.now());
         if resumed {
@@ -413,8 +429,20 @@ impl<'a> Cx<'a> {
 
     /// Runs the callbacks that are due, and brings the timer and the base's lists up to date: the
     /// last thing that every entry does.
+    #[inline]
     pub(super) fn settle(&self) {
-        let shell = self.shell();
+        let shell = self.shell;
+        let quiet = !shell.buffers.are_watched() && !shell.machine.borrow().has_due();
+        if quiet && shell.calling.get().is_some() {
+            // Whoever runs the callbacks does the rest after them.
+            return;
+        }
+        self.settle_now();
+    }
+
+    #[inline(never)]
+    fn settle_now(&self) {
+        let shell = self.shell;
         if shell.is_freed() || self.base.buffers_are_lent() && shell.buffers.are_lent() {
             // Whoever has lent a buffer settles when it is back.
             return;
@@ -426,28 +454,24 @@ impl<'a> Cx<'a> {
             }
         }
         let mut machine = shell.machine.borrow_mut();
-        if let Some(stage) = shell.calling.get() {
-            // Whoever runs the callbacks does the rest after them, and comes to what is due for a
-            // later stage.
-            let later = machine.has_due() && !machine.due_after(stage);
-            drop(machine);
-            if later {
-                shell.reg.enqueue(self.base);
-            }
-            return;
-        }
-        if machine.has_due() && machine.keep_due(shell.handles.get().due()) {
+        if machine.has_due() {
             let deferred = machine.options.contains(Options::DEFER_CALLBACKS);
-            drop(machine);
-            if deferred || !self.base.calls_inline() {
-                shell.reg.enqueue(self.base);
-            } else {
-                self.call();
-                if shell.is_freed() {
-                    return;
+            match shell.calling.get() {
+                // The run that is under way comes to it.
+                Some(stage) if machine.due_after(stage) => return,
+                Some(_) => return shell.reg.enqueue(self.base),
+                None if deferred || !self.base.calls_inline() => shell.reg.enqueue(self.base),
+                None => {
+                    drop(machine);
+                    self.call();
+                    if shell.is_freed() {
+                        return;
+                    }
+                    machine = shell.machine.borrow_mut();
                 }
             }
-            machine = shell.machine.borrow_mut();
+        } else if shell.calling.get().is_some() {
+            return;
         }
         if !self.rests_as_before(&machine) {
             self.arm(machine);
@@ -458,12 +482,22 @@ impl<'a> Cx<'a> {
     #[inline]
     fn rests_as_before(&self, machine: &Machine) -> bool {
         let shell = self.shell;
-        if shell.nature.in_memory || !shell.reg.is_active() || shell.life.get() != Life::Open {
+        if shell.nature.follows || shell.life.get() != Life::Open {
             return false;
         }
+        if shell.nature.in_memory || !shell.reg.is_active() {
+            return shell.nature.in_memory && !machine.is_timed() && !shell.reg.is_active();
+        }
         // With I/O to begin before the loop waits, it comes here again after that.
-        shell.reg.is_dirty() && self.base.is_running()
-            || machine.reads_untimed() && !shell.looks_by_time.get()
+        if shell.reg.is_dirty() && self.base.is_running() {
+            return true;
+        }
+        if !machine.wants_read() || shell.looks_by_time.get() {
+            return false;
+        }
+        // It waits for its peer whatever happens to its output, and mostly the timer is set early
+        // enough.
+        !machine.is_timed() || !shell.reg.is_late_for(machine.deadline(shell.output_len()))
     }
 
     /// Brings the timer and the base's lists up to date.
@@ -481,10 +515,7 @@ impl<'a> Cx<'a> {
         }
         let output = shell.output_len();
         let rest = self.transport().rest(self, &mut machine, output);
-        let mut deadline = machine
-            .deadline(output)
-            .unwrap_or(u64::MAX)
-            .min(rest.look_at);
+        let mut deadline = machine.deadline(output).min(rest.look_at);
         drop(machine);
         if ending {
             deadline = deadline.min(shell.close_deadline());
@@ -500,16 +531,14 @@ impl<'a> Cx<'a> {
     /// stage waits for the FIFO.
     fn call(&self) {
         let shell = self.shell();
-        let _run = Run(*self);
+        let _run = Run(self);
         let mut last = None;
         while !shell.is_freed() {
             let due = shell.machine.borrow_mut().take_after(last);
             let Some((stage, events)) = due else { break };
             shell.calling.set(Some(stage));
             last = Some(stage);
-            if shell.handles.get().contains(stage) {
-                self.call_stage(stage, events);
-            }
+            self.call_stage(stage, events);
         }
     }
 
@@ -577,7 +606,7 @@ impl<'a> Cx<'a> {
         };
         let previous = shell.ending.replace(Some(Box::new(closing)));
         shell.life.set(Life::Flushing);
-        shell.replace_handler(None, Handles::NONE);
+        shell.replace_handler(None, Due::READ);
         // Nobody reads it any more, and others may wait for its slots.
         drop(shell.buffers.clear_input());
         let mut machine = shell.machine.borrow_mut();
@@ -734,9 +763,10 @@ impl<'a> Cx<'a> {
 
 /// A run of callbacks. Ends it also when one of them panics: whoever catches that may go on with
 /// the loop.
-struct Run<'a>(Cx<'a>);
+struct Run<'r, 'a>(&'r Cx<'a>);
 
-impl Drop for Run<'_> {
+impl Drop for Run<'_, '_> {
+    #[inline]
     fn drop(&mut self) {
         let shell = self.0.shell();
         shell.calling.set(None);

@@ -88,11 +88,23 @@ impl EvBuffer {
     }
 
     /// Appends all of `from`, frozen or not.
+    #[inline]
     pub(crate) fn take_all(&mut self, from: &mut EvBuffer) {
         let moved = from.len;
         if moved == 0 {
             return;
         }
+        if self.chain.is_empty() && (self.flags | from.flags) & (WATCHED | CONTENT) == 0 {
+            // What a message comes to.
+            self.chain.append(&mut from.chain);
+            self.len = moved;
+            from.len = 0;
+            return;
+        }
+        self.take_all_behind(from, moved);
+    }
+
+    fn take_all_behind(&mut self, from: &mut EvBuffer, moved: usize) {
         if self.len == 0 || moved > SMALL_MOVE_BYTES || !self.copy_to_tail(from) {
             append_chain(&mut self.chain, &mut from.chain);
         }
@@ -169,12 +181,17 @@ impl EvBuffer {
 
     /// Moves the first `n` bytes, or all when there are fewer, to the end of `to`, by reference,
     /// frozen or not; returns how many.
+    #[inline]
     pub(crate) fn transfer(&mut self, to: &mut EvBuffer, n: usize) -> usize {
         if n >= self.len {
             let moved = self.len;
             to.take_all(self);
             return moved;
         }
+        self.transfer_part(to, n)
+    }
+
+    fn transfer_part(&mut self, to: &mut EvBuffer, n: usize) -> usize {
         if n > 0 {
             self.move_front(&mut to.chain, n);
             to.flags |= self.flags & CONTENT;

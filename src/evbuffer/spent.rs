@@ -35,7 +35,6 @@ impl Spent {
 impl EvBuffer {
     /// Whether dropping what it holds may run code of the user.
     #[inline]
-    #[allow(dead_code, reason = "for buffers that C holds")]
     pub(crate) fn has_owners(&self) -> bool {
         self.flags & CONTENT != 0
     }

@@ -108,7 +108,7 @@ struct Lent<'a, F: ?Sized> {
 }
 
 impl<F: ?Sized> Drop for Lent<'_, F> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         if self.hook.generation.get() == self.generation {
             // Nobody put another in its place: there is none to drop.

@@ -286,10 +286,16 @@ impl Registration {
     /// source is called for that, too, and decides for itself.
     #[inline]
     pub(crate) fn arm(&self, base: &EventBase, at: u64) {
-        if at < self.armed.get() && self.is_joined() {
+        if self.is_late_for(at) && self.is_joined() {
             self.armed.set(at);
             base.0.timers.borrow_mut().arm(at, self.key());
         }
+    }
+
+    /// Whether its `timer_fired` would be called too late for `at`.
+    #[inline]
+    pub(crate) fn is_late_for(&self, at: u64) -> bool {
+        at < self.armed.get()
     }
 
     /// Its `timer_fired` was called at `now`: the entry that was armed has gone from the heap if

@@ -322,7 +322,7 @@ impl EventBase {
         (COMPLETIONS_PER_TURN, false)
     }
 
-    #[inline]
+    #[inline(always)]
     fn complete(&self, completion: Completion) {
         let ours = completion.token >> 32 == u64::from(self.0.number);
         debug_assert!(ours, "a completion came to a base that did not ask for it");

@@ -1,18 +1,17 @@
 //! Which callbacks are due, and in which order they come.
 
+use std::ops::{BitAnd, BitOr, BitOrAssign};
+
 use crate::bufferevent::types::Events;
 
-/// Callbacks that are due: a bit each, the events with their own. A message makes several due, so
-/// they are asked for all at once.
+/// Callbacks, a bit each, the events with their own: those that are due, or those that somebody
+/// handles.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::bufferevent) struct Due(u16);
 
-const READ: u16 = 0x100;
-const WRITE: u16 = 0x200;
-const EVENTS: u16 = Events::all().bits();
 const CONNECTED: u16 = Events::CONNECTED.bits();
 
-const _: () = assert!(EVENTS & (READ | WRITE) == 0);
+const _: () = assert!(Events::all().bits() & !Due::EVENTS.0 == 0);
 
 /// The stages of a run of callbacks, in the order in which they come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,34 +23,20 @@ pub(in crate::bufferevent) enum Stage {
 }
 
 impl Due {
-    /// The given ones, with all events or none.
-    pub(in crate::bufferevent) const fn of(read: bool, write: bool, events: bool) -> Self {
-        let mut bits = 0;
-        if read {
-            bits |= READ;
-        }
-        if write {
-            bits |= WRITE;
-        }
-        if events {
-            bits |= EVENTS;
-        }
-        Due(bits)
+    /// All that libevent's header has room for, with a name or without.
+    pub(in crate::bufferevent) const EVENTS: Due = Due(0xff);
+    pub(in crate::bufferevent) const READ: Due = Due(0x100);
+    pub(in crate::bufferevent) const WRITE: Due = Due(0x200);
+    pub(in crate::bufferevent) const ALL: Due = Due(0x3ff);
+
+    pub(super) fn of_events(events: Events) -> Self {
+        Due(events.bits()) & Due::EVENTS
     }
 
-    /// Whether one of `others` is among them.
-    pub(in crate::bufferevent) fn intersects(self, others: Due) -> bool {
-        self.0 & others.0 != 0
-    }
-
-    /// Whether it has what a stage calls.
-    pub(in crate::bufferevent) fn has(self, stage: Stage) -> bool {
-        let mask = match stage {
-            Stage::Read => READ,
-            Stage::Write => WRITE,
-            Stage::Connected | Stage::Events => EVENTS,
-        };
-        self.0 & mask != 0
+    /// These, or none.
+    #[inline]
+    pub(super) fn only_if(self, condition: bool) -> Self {
+        Due(u16::from(condition) * self.0)
     }
 
     pub(super) fn is_empty(self) -> bool {
@@ -59,31 +44,11 @@ impl Due {
     }
 
     pub(super) fn events(self) -> Events {
-        Events::from_bits_truncate(self.0)
-    }
-
-    /// The read callback is due if it is.
-    #[inline]
-    pub(super) fn add_read(&mut self, due: bool) {
-        self.0 |= u16::from(due) * READ;
-    }
-
-    #[inline]
-    pub(super) fn add_write(&mut self, due: bool) {
-        self.0 |= u16::from(due) * WRITE;
-    }
-
-    pub(super) fn add_events(&mut self, events: Events) {
-        self.0 |= events.bits() & EVENTS;
+        Events::from_bits_retain(self.0 & Due::EVENTS.0)
     }
 
     pub(super) fn remove_events(&mut self, events: Events) {
         self.0 &= !events.bits();
-    }
-
-    /// Joins what is due already.
-    pub(super) fn add(&mut self, others: Due) {
-        self.0 |= others.0;
     }
 
     /// Takes the first stage of those that come after `last` in a run.
@@ -94,16 +59,16 @@ impl Due {
         if last.is_none() && self.take(CONNECTED) != 0 {
             return Some((Stage::Connected, Events::CONNECTED));
         }
-        if last < Some(Stage::Read) && self.take(READ) != 0 {
+        if last < Some(Stage::Read) && self.take(Due::READ.0) != 0 {
             return Some((Stage::Read, Events::empty()));
         }
-        if last < Some(Stage::Write) && self.take(WRITE) != 0 {
+        if last < Some(Stage::Write) && self.take(Due::WRITE.0) != 0 {
             return Some((Stage::Write, Events::empty()));
         }
         if last < Some(Stage::Events) {
-            let events = self.take(EVENTS);
+            let events = self.take(Due::EVENTS.0);
             if events != 0 {
-                return Some((Stage::Events, Events::from_bits_truncate(events)));
+                return Some((Stage::Events, Events::from_bits_retain(events)));
             }
         }
         None
@@ -119,14 +84,39 @@ impl Due {
     pub(super) fn all_after(self, stage: Stage) -> bool {
         let earliest = if self.0 & CONNECTED != 0 {
             Stage::Connected
-        } else if self.0 & READ != 0 {
+        } else if self.0 & Due::READ.0 != 0 {
             Stage::Read
-        } else if self.0 & WRITE != 0 {
+        } else if self.0 & Due::WRITE.0 != 0 {
             Stage::Write
         } else {
             Stage::Events
         };
         earliest > stage
+    }
+}
+
+impl BitOr for Due {
+    type Output = Due;
+
+    #[inline]
+    fn bitor(self, other: Due) -> Due {
+        Due(self.0 | other.0)
+    }
+}
+
+impl BitOrAssign for Due {
+    #[inline]
+    fn bitor_assign(&mut self, other: Due) {
+        self.0 |= other.0;
+    }
+}
+
+impl BitAnd for Due {
+    type Output = Due;
+
+    #[inline]
+    fn bitand(self, other: Due) -> Due {
+        Due(self.0 & other.0)
     }
 }
 
@@ -137,10 +127,8 @@ mod tests {
     #[test]
     fn stages_come_in_their_order_and_flags_are_merged_into_one_call() {
         let mut due = Due::default();
-        due.add(Due::of(false, true, false));
-        due.add_events(Events::EOF);
-        due.add(Due::of(true, false, false));
-        due.add_events(Events::CONNECTED | Events::READING);
+        due |= Due::WRITE | Due::of_events(Events::EOF);
+        due |= Due::READ | Due::of_events(Events::CONNECTED | Events::READING);
         let mut seen = Vec::new();
         let mut last = None;
         while let Some((stage, events)) = due.take_after(last) {
@@ -163,11 +151,11 @@ mod tests {
     #[test]
     fn what_becomes_due_for_an_earlier_stage_is_not_of_the_run_under_way() {
         let mut due = Due::default();
-        due.add_read(true);
+        due |= Due::READ;
         assert!(!due.all_after(Stage::Read));
         assert_eq!(due.take_after(Some(Stage::Read)), None);
         assert!(due.take_after(None).is_some());
-        due.add_write(true);
+        due |= Due::WRITE;
         assert!(due.all_after(Stage::Read));
         assert!(!due.all_after(Stage::Write));
     }

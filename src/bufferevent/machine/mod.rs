@@ -64,6 +64,7 @@ pub(super) struct Machine {
     rd: Half,
     wr: Half,
     due: Due,
+    handled: Due,
     /// Triggered to run from the FIFO; joins `due` there.
     later: Due,
     /// 0: none.
@@ -93,6 +94,7 @@ impl Machine {
             rd: Half::default(),
             wr: Half::default(),
             due: Due::default(),
+            handled: Due::READ,
             later: Due::default(),
             errno: 0,
             end: None,
@@ -157,20 +159,16 @@ impl Machine {
         self.write_event_due && output == 0 && self.link == Link::Up
     }
 
-    /// Whether it does nothing but read, with no time-out set: whatever happens to the output, it
-    /// waits for its peer, and for no point in time.
-    pub(super) fn reads_untimed(&self) -> bool {
-        !self.is_timed() && self.wants_read()
-    }
-
-    /// When the earliest time-out is, if one runs.
-    pub(super) fn deadline(&self, output: usize) -> Option<u64> {
-        if !self.is_timed() {
-            return None;
+    /// When the earliest time-out is; `u64::MAX`: none runs.
+    pub(super) fn deadline(&self, output: usize) -> u64 {
+        let mut earliest = u64::MAX;
+        if self.reads_timed() {
+            earliest = self.rd.due();
         }
-        let read = self.reads_timed().then(|| self.rd.due());
-        let write = self.writes_timed(output).then(|| self.wr.due());
-        read.into_iter().chain(write).min()
+        if self.writes_timed(output) {
+            earliest = earliest.min(self.wr.due());
+        }
+        earliest
     }
 
     /// Takes the first stage of the callbacks that are due, of those after `last` in a run.
@@ -187,13 +185,16 @@ impl Machine {
         !self.due.is_empty()
     }
 
-    /// Drops what is due if nobody handles any of it; whether something is left.
-    pub(super) fn keep_due(&mut self, handled: Due) -> bool {
-        let kept = self.due.intersects(handled);
-        if !kept {
-            self.due = Due::default();
-        }
-        kept
+    /// Says of what there is somebody to tell. What becomes due for nobody is forgotten at once.
+    pub(super) fn set_handled(&mut self, handled: Due) {
+        self.handled = handled;
+    }
+
+    /// Makes callbacks due, as far as somebody handles them. Each message that leaves makes a write
+    /// callback due, and mostly nobody has set one.
+    #[inline]
+    fn make_due(&mut self, due: Due) {
+        self.due |= due & self.handled;
     }
 
     /// Reading is over, for this connection. The end of the stream is not told any more, should
@@ -215,7 +216,7 @@ impl Machine {
     /// The FIFO has come to what was triggered for it.
     pub(super) fn handle_deferred(&mut self) {
         let later = std::mem::take(&mut self.later);
-        self.due.add(later);
+        self.due |= later;
     }
 
     // What happened.
@@ -224,7 +225,7 @@ impl Machine {
     pub(super) fn handle_received(&mut self, input: usize, now: u64) {
         self.rd.since = now;
         self.at_end = false;
-        self.due.add_read(input >= self.rd.read_mark());
+        self.make_due(Due::READ.only_if(input >= self.rd.read_mark()));
         self.full = self.room(input) == 0;
     }
 
@@ -233,7 +234,7 @@ impl Machine {
         self.enabled.remove(Interest::READ);
         self.at_end = true;
         match end {
-            StreamEnd::Eof => self.due.add_events(Events::READING | Events::EOF),
+            StreamEnd::Eof => self.make_due(Due::of_events(Events::READING | Events::EOF)),
             StreamEnd::Error(errno) => self.fail(Events::READING | Events::ERROR, errno),
         }
     }
@@ -279,7 +280,7 @@ impl Machine {
     pub(super) fn handle_sent(&mut self, output: usize, now: u64) {
         self.wr.since = now;
         self.write_event_due = false;
-        self.due.add_write(output <= self.wr.low);
+        self.make_due(Due::WRITE.only_if(output <= self.wr.low));
     }
 
     pub(super) fn handle_write_error(&mut self, errno: Errno) {
@@ -291,7 +292,7 @@ impl Machine {
         self.link = Link::Up;
         self.rd.since = now;
         self.wr.since = now;
-        self.due.add_events(Events::CONNECTED);
+        self.make_due(Due::of_events(Events::CONNECTED));
     }
 
     pub(super) fn handle_connect_error(&mut self, errno: Errno) {
@@ -302,7 +303,7 @@ impl Machine {
     /// The write callback for an explicit enable, or for whoever waits for what is below.
     pub(super) fn handle_writable(&mut self) {
         self.write_event_due = false;
-        self.due.add_write(true);
+        self.make_due(Due::WRITE);
     }
 
     /// An event of the bufferevent below, which holds for this one as well.
@@ -315,7 +316,7 @@ impl Machine {
                 self.enabled.remove(Interest::WRITE);
             }
         }
-        self.due.add_events(events);
+        self.make_due(Due::of_events(events));
         if events.contains(Events::ERROR) {
             self.errno = errno.map_or(0, Errno::raw);
         }
@@ -328,7 +329,7 @@ impl Machine {
 
     pub(super) fn handle_read_timeout(&mut self) {
         self.enabled.remove(Interest::READ);
-        self.due.add_events(Events::READING | Events::TIMEOUT);
+        self.make_due(Due::of_events(Events::READING | Events::TIMEOUT));
     }
 
     /// Time has passed: whether writing, or the connect, is late.
@@ -339,7 +340,7 @@ impl Machine {
     pub(super) fn handle_write_timeout(&mut self) {
         self.enabled.remove(Interest::WRITE);
         self.write_event_due = false;
-        self.due.add_events(Events::WRITING | Events::TIMEOUT);
+        self.make_due(Due::of_events(Events::WRITING | Events::TIMEOUT));
         if self.link == Link::Connecting {
             self.link = Link::Failed;
         }
@@ -348,6 +349,12 @@ impl Machine {
     /// Bytes moved that no completion tells of: the write timer starts again.
     pub(super) fn handle_progress(&mut self, now: u64) {
         self.wr.since = now;
+    }
+
+    /// Whether the input's length is of any importance to it.
+    #[inline]
+    pub(super) fn minds_input(&self) -> bool {
+        self.full || self.rd.high != 0
     }
 
     /// The input's length changed by the user's hand. Says whether reading may go on that
@@ -560,15 +567,13 @@ impl Machine {
 
     /// Makes callbacks due as if something had happened.
     pub(super) fn trigger(&mut self, read: bool, write: bool, events: Events) {
-        self.due.add(Due::of(read, write, false));
-        self.due.add_events(events);
+        self.make_due(triggered(read, write, events));
     }
 
     /// As [`trigger`](Self::trigger), but from the FIFO: not within a run of callbacks that is
     /// under way.
     pub(super) fn trigger_later(&mut self, read: bool, write: bool, events: Events) {
-        self.later.add(Due::of(read, write, false));
-        self.later.add_events(events);
+        self.later |= triggered(read, write, events) & self.handled;
     }
 
     /// Whether the input is at its high mark and the user reads (the read callback may be called
@@ -596,7 +601,11 @@ impl Machine {
     }
 
     fn fail(&mut self, events: Events, errno: Errno) {
-        self.due.add_events(events);
+        self.make_due(Due::of_events(events));
         self.errno = errno.raw();
     }
+}
+
+fn triggered(read: bool, write: bool, events: Events) -> Due {
+    Due::READ.only_if(read) | Due::WRITE.only_if(write) | Due::of_events(events)
 }

@@ -70,7 +70,8 @@ pub(super) struct Rest {
 pub(super) struct Nature {
     /// It never waits for the kernel: without a time-out there is nothing to bring up to date.
     pub(super) in_memory: bool,
-    /// It wants [`Transport::settled`].
+    /// It moves its bytes over another bufferevent, [`Transport::under`], and wants
+    /// [`Transport::settled`].
     pub(super) follows: bool,
 }
 

@@ -91,13 +91,13 @@ impl Transport for Pair {
             Changed::OutputGrew => match self.other() {
                 Some(partner) => {
                     let partner = BufferEvent(partner);
-                    transfer(cx, &Cx::new(&partner, cx.base), false);
+                    transfer(cx, &Cx::new(&partner, cx.base), Entered::Source, false);
                 }
                 None => self.show_end(cx),
             },
             Changed::InputHasRoom => {
                 if let Some(partner) = self.other().map(|partner| BufferEvent(partner)) {
-                    transfer(&Cx::new(&partner, cx.base), cx, false);
+                    transfer(&Cx::new(&partner, cx.base), cx, Entered::Sink, false);
                 }
             }
             Changed::Pace | Changed::Reopened => {}
@@ -115,10 +115,10 @@ impl Transport for Pair {
         let there = Cx::new(&partner, cx.base);
         let mut moved = false;
         if interest.contains(Interest::READ) {
-            moved |= transfer(&there, cx, true);
+            moved |= transfer(&there, cx, Entered::Sink, true);
         }
         if interest.contains(Interest::WRITE) {
-            moved |= transfer(cx, &there, true);
+            moved |= transfer(cx, &there, Entered::Source, true);
             if mode == FlushMode::Finished {
                 self.end_partner(cx, StreamEnd::Eof);
             }
@@ -162,8 +162,8 @@ impl Pair {
         if let Some(partner) = self.other().map(|partner| BufferEvent(partner)) {
             let there = Cx::new(&partner, cx.base);
             // In libevent's order, which is that of the callbacks.
-            transfer(&there, cx, false);
-            transfer(cx, &there, false);
+            transfer(&there, cx, Entered::Sink, false);
+            transfer(cx, &there, Entered::Source, false);
         }
         self.end_direction(cx);
         self.show_end(cx);
@@ -197,27 +197,32 @@ impl Pair {
     }
 }
 
+/// Which side of a transfer a call or the loop has entered, and settles when it leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Entered {
+    Source,
+    Sink,
+}
+
 /// Moves bytes from the output of one side to the input of the other, as far as both allow;
 /// `flushing` looks at neither enables nor marks. Whether any moved. The side that was not entered
-/// is settled here.
-fn transfer(source: &Cx<'_>, sink: &Cx<'_>, flushing: bool) -> bool {
+/// is settled here, the other one by its entry; the sink's callbacks come first.
+fn transfer(source: &Cx<'_>, sink: &Cx<'_>, entered: Entered, flushing: bool) -> bool {
     let (from, to) = (source.shell(), sink.shell());
-    let output = from.output_len();
-    if output == 0 {
+    let (Some(mut output), Some(mut input)) = (from.buffers.output(), to.buffers.input()) else {
+        // A closure of the user holds one of them: when it is done.
+        source.mark_dirty();
+        return false;
+    };
+    if output.is_empty() {
         return false;
     }
     let mut from_machine = from.machine.borrow_mut();
     let mut to_machine = to.machine.borrow_mut();
-    let allowed = from_machine.wants_write(output) && to_machine.wants_read();
+    let allowed = from_machine.wants_write(output.len()) && to_machine.wants_read();
     if !allowed && !flushing {
         return false;
     }
-    let (Some(mut output), Some(mut input)) = (from.buffers.output(), to.buffers.input()) else {
-        // A closure of the user holds one of them: when it is done.
-        drop((from_machine, to_machine));
-        source.mark_dirty();
-        return false;
-    };
     let room = if flushing {
         usize::MAX
     } else {
@@ -231,7 +236,9 @@ fn transfer(source: &Cx<'_>, sink: &Cx<'_>, flushing: bool) -> bool {
     let fin = from_machine.fin();
     drop((from_machine, to_machine, output, input));
     sink.settle();
-    source.settle();
+    if entered == Entered::Sink {
+        source.settle();
+    }
     if all_out && (fin == Fin::Wanted || from.life().is_closing()) {
         source.mark_dirty();
     }

@@ -131,7 +131,7 @@ impl Socket {
             self.retire(cx.base, old);
         }
         self.kind.set(kind);
-        self.mark(Marks::MADE_HERE, false);
+        self.mark(Marks::MADE_HERE | Marks::SENDS_FAIL, false);
         self.incoming.set(Incoming::Messages);
     }
 

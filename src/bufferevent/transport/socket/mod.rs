@@ -83,6 +83,8 @@ bitflags::bitflags! {
         const IN_RESERVE = 8;
         /// There is something to receive, as far as is known; only of one that waits for a slot.
         const READABLE = 16;
+        /// Its sends fail: what is still to be sent waits for nobody.
+        const SENDS_FAIL = 32;
     }
 }
 

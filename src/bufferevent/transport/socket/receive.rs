@@ -158,7 +158,8 @@ impl Socket {
     /// whoever it is relayed to. What waits in its input waits for the program, which may need
     /// more to go on.
     fn holds_memory(&self, cx: &Cx<'_>) -> bool {
-        cx.shell().output_len() != 0 || self.backlogged.get()
+        let waits = cx.shell().output_len() != 0 && !self.is_marked(Marks::SENDS_FAIL);
+        waits || self.backlogged.get()
     }
 
     /// Begins to receive, if that is wanted and may be: the one place where receives begin.
