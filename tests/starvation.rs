@@ -407,52 +407,56 @@ fn whoever_was_held_back_reads_on_once_memory_is_ample() {
 
 #[test]
 fn who_waits_without_a_byte_leaves_the_reserved_slot_to_who_has_some() {
-    let base = small_base();
-    // One who keeps all that it gets takes every slot, and then waits with the others.
-    let (hog_far, fd) = tcp_pair();
-    let hog = adopt(&base, fd);
-    hog.enable(Interest::READ).unwrap();
-    // Those who have received one byte and wait for more are first in line.
-    let mut idle = Vec::new();
-    for _ in 0..20 {
-        let (mut peer, fd) = tcp_pair();
-        let bev = adopt(&base, fd);
-        bev.set_callbacks(Callbacks::new().on_read(|bev| {
-            bev.input().with(|input| input.drain(1)).unwrap().unwrap();
-        }))
-        .unwrap();
-        bev.enable(Interest::READ).unwrap();
-        peer.write_all(b"x").unwrap();
-        idle.push((peer, bev));
-    }
-    stuff(&base, std::slice::from_ref(&hog_far));
-    for (peer, _) in &mut idle {
-        peer.write_all(b"y").unwrap();
-    }
-    // Each of them in turn says something; nobody else does, and all are heard.
-    for round in 0..3 {
-        for (number, (peer, bev)) in idle.iter_mut().enumerate() {
-            let heard = Rc::new(Cell::new(0));
-            let count = heard.clone();
+    for kept in [1, 100, 500] {
+        let base = small_base();
+        // One who keeps all that it gets takes every slot.
+        let (hog_far, fd) = tcp_pair();
+        let hog = adopt(&base, fd);
+        hog.enable(Interest::READ).unwrap();
+        stuff(&base, std::slice::from_ref(&hog_far));
+        // Others keep half a message, and wait in line with it: there is no memory for more.
+        let seen = Rc::new(Cell::new(0));
+        let mut idle = Vec::new();
+        for _ in 0..20 {
+            let (mut peer, fd) = tcp_pair();
+            let bev = adopt(&base, fd);
+            let (seen, had) = (seen.clone(), Cell::new(0));
             bev.set_callbacks(Callbacks::new().on_read(move |bev| {
                 let len = bev.input().len();
-                bev.input().with(|input| input.drain(len)).unwrap().unwrap();
-                count.set(count.get() + len);
+                seen.set(seen.get() + len - had.replace(len));
             }))
             .unwrap();
-            peer.write_all(&[b'z'; 100]).unwrap();
-            assert!(
-                turn_until(&base, || heard.get() >= 100),
-                "{round}: {number}"
-            );
+            bev.enable(Interest::READ).unwrap();
+            peer.write_all(&vec![b'x'; kept]).unwrap();
+            idle.push((peer, bev));
         }
+        assert!(turn_until(&base, || seen.get() == 20 * kept), "{kept}");
+        // The program gives them up. They are still first in line, and have nothing to receive.
+        for (_, bev) in &idle {
+            let drained = bev.input().with(|input| input.drain(kept));
+            drained.unwrap().unwrap();
+        }
+        let (mut client, fd) = tcp_pair();
+        let echo = adopt(&base, fd);
+        let heard = Rc::new(Cell::new(0));
+        let count = heard.clone();
+        echo.set_callbacks(Callbacks::new().on_read(move |bev| {
+            count.set(count.get() + bev.input().len());
+            bev.transfer_to(bev).unwrap();
+        }))
+        .unwrap();
+        echo.enable(Interest::READ).unwrap();
+        for number in 1..=20 {
+            client.write_all(&[7; 200]).unwrap();
+            let arrived = turn_until(&base, || heard.get() == 200 * number);
+            assert!(arrived, "{kept}: message {number}");
+        }
+        for bev in idle.iter().map(|(_, bev)| bev).chain([&hog, &echo]) {
+            bev.free();
+        }
+        base.run().unwrap();
+        assert_eq!(base.slots_live(), 4, "all but the window's are back");
     }
-    hog.free();
-    for (_, bev) in &idle {
-        bev.free();
-    }
-    base.run().unwrap();
-    assert_eq!(base.slots_live(), 4, "all but the window's are back");
 }
 
 fn reset(stream: std::net::TcpStream) {
