@@ -419,3 +419,96 @@ fn a_unix_socket_with_a_full_backlog_refuses_at_once() {
     }
     assert!(refused, "EAGAIN, as connect(2) says");
 }
+
+thread_local! {
+    /// What callbacks of buffers, which have to be `Send`, get at their bufferevent by.
+    static WATCHED: RefCell<Option<BufferEvent>> = const { RefCell::new(None) };
+}
+
+/// Lengths of a buffer as its bufferevent tells them, and as the buffer does, at each change.
+type Told = std::sync::Arc<std::sync::Mutex<Vec<(usize, usize, usize, usize)>>>;
+
+/// Callbacks of the two buffers of `bev`; that of the input answers what came with an `!`.
+fn watch_buffers(bev: &BufferEvent) -> (Told, Told) {
+    let (inputs, outputs) = (Told::default(), Told::default());
+    let (told_in, told_out) = (inputs.clone(), outputs.clone());
+    WATCHED.set(Some(bev.clone()));
+    let with_bev = |f: &dyn Fn(&BufferEvent)| WATCHED.with_borrow(|bev| f(bev.as_ref().unwrap()));
+    bev.input()
+        .with(|input| {
+            input.add_callback(move |buffer, change| {
+                with_bev(&|bev| {
+                    let seen = (bev.input().len(), buffer.len(), change.added, change.deleted);
+                    told_in.lock().unwrap().push(seen);
+                    if change.added != 0 {
+                        bev.write(b"!").unwrap();
+                    }
+                });
+            })
+        })
+        .unwrap();
+    bev.output()
+        .with(|output| {
+            output.add_callback(move |buffer, change| {
+                with_bev(&|bev| {
+                    let seen = (bev.output().len(), buffer.len(), change.added, change.deleted);
+                    told_out.lock().unwrap().push(seen);
+                    // It may look at all there is, its own bufferevent included.
+                    assert!(!bev.is_freed() && bev.input().len() <= 64);
+                });
+            })
+        })
+        .unwrap();
+    (inputs, outputs)
+}
+
+#[test]
+fn callbacks_of_the_buffers_run_with_nothing_borrowed_and_may_write() {
+    for options in [Options::empty(), Options::DEFER_CALLBACKS] {
+        for filters in [0, 1] {
+            for paired in [false, true] {
+                let base = EventBase::new().unwrap();
+                let (below, peer) = match paired {
+                    true => BufferEvent::pair(&base, options).unwrap(),
+                    false => {
+                        let (ours, theirs) = UnixStream::pair().unwrap();
+                        (over(&base, ours, options), over(&base, theirs, options))
+                    }
+                };
+                let bev = under_filters(&below, filters, options);
+                let (inputs, outputs) = watch_buffers(&bev);
+                for end in [&bev, &peer] {
+                    end.enable(Interest::READ | Interest::WRITE).unwrap();
+                }
+                let case = format!("{options:?}, {filters} filters, a pair: {paired}");
+                peer.write(b"ping").unwrap();
+                assert!(
+                    turn_until(&base, || peer.input().len() == 1 && bev.output().is_empty()),
+                    "the callback's answer arrives: {case}"
+                );
+                assert_eq!(bev.input().len(), 4, "{case}");
+                let added: usize = inputs.lock().unwrap().iter().map(|told| told.2).sum();
+                assert_eq!(added, 4, "{case}");
+                for &(by_bev, by_buffer, added, deleted) in inputs.lock().unwrap().iter() {
+                    // A filter has the buffer in its hands: the bufferevent tells what it had before.
+                    let known = by_buffer + filters * deleted - filters * added;
+                    assert_eq!(by_bev, known, "{case}");
+                }
+                let mut data = [0; 4];
+                inputs.lock().unwrap().clear();
+                assert_eq!(bev.read(&mut data), 4);
+                let (_, left, _, deleted) = *inputs.lock().unwrap().last().unwrap();
+                assert_eq!((left, deleted), (0, 4), "told of what was read: {case}");
+
+                bev.write(b"more").unwrap();
+                assert!(turn_until(&base, || peer.input().len() == 5), "{case}");
+                let sum = |of: fn(&(usize, usize, usize, usize)) -> usize| {
+                    outputs.lock().unwrap().iter().map(of).sum::<usize>()
+                };
+                assert!(turn_until(&base, || sum(|told| told.3) == 5), "{case}");
+                assert_eq!(sum(|told| told.2), 5, "each byte once: {case}");
+                WATCHED.set(None);
+            }
+        }
+    }
+}
