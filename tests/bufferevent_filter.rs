@@ -493,3 +493,38 @@ fn rule_38_the_input_filter_is_not_called_with_nothing() {
     base.run().unwrap();
     assert_eq!((bev.enabled(), bev.input().len()), (BOTH, 4));
 }
+
+#[test]
+fn a_close_that_is_cut_short_counts_what_went_down_as_unsent() {
+    for (bytes, filters, inside) in [(13, 1, true), (100_000, 2, true), (13, 2, false)] {
+        let base = EventBase::new().unwrap();
+        // The partner reads nothing.
+        let (bottom, partner) = BufferEvent::pair(&base, Options::CLOSE_ON_FREE).unwrap();
+        let mut top = bottom.clone();
+        for _ in 0..filters {
+            top = BufferEvent::filter(&top, Shift(1), Options::CLOSE_ON_FREE).unwrap();
+        }
+        top.write(&vec![7; bytes]).unwrap();
+        assert_eq!(bottom.output().len(), bytes, "all went down");
+        let told = Rc::new(Cell::new(None));
+        let tell = told.clone();
+        let close = move |bev: &BufferEvent| {
+            let tell = tell.clone();
+            bev.close_after_flush(None, move |end| tell.set(Some(end)))
+                .unwrap();
+            bev.free();
+        };
+        match inside {
+            // While a buffer is in use nothing is handed down.
+            true => top.input().with(|_| close(&top)).unwrap(),
+            false => {
+                close(&top);
+                bottom.free();
+            }
+        }
+        base.run().unwrap();
+        let unsent = bytes;
+        assert_eq!(told.get(), Some(FlushEnd::Failed { unsent }), "{filters}");
+        partner.free();
+    }
+}

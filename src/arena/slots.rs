@@ -228,12 +228,6 @@ impl Arena {
         (!out).then(|| self.slot(self.shared.reserve))
     }
 
-    /// Whether [`take_reserve`](Self::take_reserve) would give the slot.
-    #[cfg(test)]
-    pub(crate) fn has_reserve(&self) -> bool {
-        !self.shared.reserve_out.load(Ordering::Relaxed)
-    }
-
     /// Whom to wake when a slot comes back from another thread while one is wanted. The first one
     /// stays.
     pub(crate) fn set_waker(&self, waker: impl Fn() + Send + Sync + 'static) {

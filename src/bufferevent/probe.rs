@@ -31,6 +31,20 @@ impl BufferEvent {
         Some(limits.and_then(|limits| limits.limiter.held_up_until(direction, base.now())))
     }
 
+    /// What it waits for, and what those below it do.
+    pub(crate) fn describe(&self) -> String {
+        let shell = &self.0.shell;
+        let socket = self.0.transport.socket();
+        let socket = socket.map_or(String::new(), |socket| socket.describe());
+        let below = self.0.transport.under();
+        let below = below.map_or(String::new(), |below| format!(" over {}", below.describe()));
+        let (input, output) = (shell.input_len(), shell.output_len());
+        format!(
+            "({:?}, {input} in, {output} out{socket}{below})",
+            shell.life()
+        )
+    }
+
     /// The state of its limits.
     pub(crate) fn describe_limits(&self) -> String {
         let socket = self.0.transport.socket();

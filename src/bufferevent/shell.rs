@@ -172,15 +172,14 @@ impl Shell {
     }
 
     /// Lets go of all that is the user's, of a bufferevent that was just freed.
-    fn empty(&self, bev: &BufferEvent, end: fn(usize) -> FlushEnd) {
-        let unsent = self.output_len();
+    fn empty(&self, bev: &BufferEvent, unsent: usize) {
         let ending = self.ending.take();
         self.machine.borrow_mut().clear_due();
         // With no borrow held: destructors of payloads and closures are the user's code.
         drop(self.buffers.clear());
         self.handler.clear();
         if let Some(ending) = ending {
-            ending.tell(bev, end(unsent));
+            ending.tell(bev, FlushEnd::Failed { unsent });
         }
     }
 }
@@ -723,8 +722,14 @@ impl<'a> Cx<'a> {
     /// A close ends: frees, then reports.
     pub(super) fn finish_close(&self, end: FlushEnd, how: End) {
         let ending = self.shell().ending.take();
+        let unsent = self.bev.unsent();
         self.end(how);
         if let Some(ending) = ending {
+            let end = match end {
+                FlushEnd::Flushed => FlushEnd::Flushed,
+                FlushEnd::TimedOut { .. } => FlushEnd::TimedOut { unsent },
+                FlushEnd::Failed { .. } => FlushEnd::Failed { unsent },
+            };
             ending.tell(self.bev, end);
         }
     }
@@ -735,10 +740,11 @@ impl<'a> Cx<'a> {
         if shell.life.replace(Life::Freed) == Life::Freed {
             return;
         }
+        let unsent = self.bev.unsent();
         shell.reg.unshare(self.base);
         self.transport().end(self, how);
         self.leave_if_quiet();
-        shell.empty(self.bev, |unsent| FlushEnd::Failed { unsent });
+        shell.empty(self.bev, unsent);
     }
 
     /// Once nothing is in flight: closes the descriptor (I6) and leaves the base.
@@ -925,7 +931,8 @@ impl<T: Transport + 'static> Source for Inner<T> {
         let fd = bev.0.transport.base_ended();
         close.extend(fd.filter(|_| shell.closes()));
         if was != Life::Freed {
-            shell.empty(&bev, |unsent| FlushEnd::Failed { unsent });
+            let unsent = shell.output_len();
+            shell.empty(&bev, unsent);
         }
     }
 }

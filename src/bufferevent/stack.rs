@@ -86,6 +86,18 @@ impl BufferEvent {
         }
     }
 
+    /// Bytes that would be lost if it ended now: its own, and what went down to those that end with
+    /// it.
+    pub(super) fn unsent(&self) -> usize {
+        let mut ends = true;
+        let with_it = self.down().take_while(|bev| {
+            let counts = ends;
+            ends = bev.0.shell.closes();
+            counts
+        });
+        with_it.map(|bev| bev.0.shell.output_len()).sum()
+    }
+
     /// Has the write callback called once [`backlog`](Self::backlog) is down to the low mark.
     pub(crate) fn await_drain(&self) {
         self.0.transport.await_below();

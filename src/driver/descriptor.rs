@@ -29,7 +29,6 @@ impl SendHow {
 }
 
 /// An option of a socket, with its value.
-#[allow(dead_code, reason = "listener and transports take them up one by one")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SocketOption {
     /// Small segments go at once (`TCP_NODELAY`).

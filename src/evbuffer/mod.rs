@@ -166,7 +166,8 @@ impl EvBuffer {
     }
 
     /// Moves everything in `from` to the end of this buffer, by reference, in constant time
-    /// (libevent: `evbuffer_add_buffer`).
+    /// (libevent: `evbuffer_add_buffer`). A few bytes that were written behind others are copied
+    /// into the room there instead: many of them share a block then.
     ///
     /// # Errors
     /// This end or the other's front frozen; a length past [`EvBuffer::MAX_LEN`].

@@ -4,6 +4,9 @@
 use super::{CONTENT, EvBuffer, Seg, WATCHED, append_chain, spare};
 use crate::arena::{Chain, Piece};
 
+/// The most that a move copies into the room at the end of where it goes, bytes.
+pub(super) const SMALL_MOVE_BYTES: usize = 256;
+
 impl EvBuffer {
     /// Makes it the buffer that `id` names, or nobody's: 0. The number stays with this buffer when
     /// it is moved or swapped; what is split off, and what takes its place, has none.
@@ -102,8 +105,33 @@ impl EvBuffer {
     }
 
     fn take_all_behind(&mut self, from: &mut EvBuffer, moved: usize) {
-        append_chain(&mut self.chain, &mut from.chain);
+        if self.len == 0 || moved > SMALL_MOVE_BYTES || !self.copy_to_tail(from) {
+            append_chain(&mut self.chain, &mut from.chain);
+        }
         self.took_all(from, moved);
+    }
+
+    /// Copies the few bytes that `from` has into the room at the end, and says whether it did: a
+    /// byte that is moved by reference keeps a block to itself, and many writes of one byte each
+    /// would keep hundreds of times what they are. Only bytes of plain blocks: what lies in a slot,
+    /// or is charged to an arena, is moved as it is.
+    fn copy_to_tail(&mut self, from: &mut EvBuffer) -> bool {
+        let Some(Seg::Mem(only)) = from.chain.front() else {
+            return false;
+        };
+        let plain = only.is_heap() && !only.is_received();
+        if !plain || only.len() != from.len {
+            return false;
+        }
+        let Some(Seg::Mem(tail)) = self.chain.back_mut() else {
+            return false;
+        };
+        if !tail.append(only) {
+            return false;
+        }
+        super::count_copy(only.len());
+        from.chain.clear();
+        true
     }
 
     /// Puts all of `from` in front, frozen or not.

@@ -1,5 +1,6 @@
 //! Tests of what only the crate sees; the public operations are tested in tests/evbuffer.rs.
 
+use super::owner::SMALL_MOVE_BYTES;
 use super::*;
 use crate::arena::{Arena, ArenaConfig};
 use std::sync::Arc;
@@ -445,4 +446,84 @@ fn compacting_keeps_bytes_order_and_what_is_in_flight() {
         charged <= total + total / 2 + 4096,
         "{total} bytes cost {charged}"
     );
+}
+
+#[test]
+fn many_small_moves_share_blocks() {
+    for (each, moves) in [(1, 20_000), (7, 3000), (200, 300), (SMALL_MOVE_BYTES, 300)] {
+        let (mut from, mut to) = (EvBuffer::new(), EvBuffer::new());
+        let mut expected = Vec::new();
+        for number in 0..moves {
+            let bytes: Vec<u8> = (0..each).map(|i| (number * 31 + i) as u8).collect();
+            from.add(&bytes).expect("not frozen");
+            to.add_buffer(&mut from).expect("not frozen");
+            assert!(from.is_empty());
+            expected.extend(bytes);
+        }
+        assert_eq!(content(&to), expected);
+        let most = 2 * expected.len() + 1024;
+        assert!(to.held_bytes() <= most, "{each}: {} held", to.held_bytes());
+        to.drain(expected.len()).expect("not frozen");
+        assert!(to.is_empty());
+    }
+}
+
+#[test]
+fn a_move_copies_nothing_but_a_few_bytes_behind_others() {
+    let arena = arena(4);
+    let fresh = || {
+        let mut to = EvBuffer::new();
+        to.add(b"waits").expect("not frozen");
+        to
+    };
+    let of = |bytes: &[u8]| {
+        let mut buffer = EvBuffer::new();
+        buffer.add(bytes).expect("not frozen");
+        buffer
+    };
+    let mut received = EvBuffer::from(arena.take().expect("a slot").filled_with(b"received"));
+    let slot = EvBuffer::from(arena.take().expect("a slot").filled_with(b"in its slot"));
+    received.compact();
+    let long = of(&[b'l'; SMALL_MOVE_BYTES + 1]);
+    let foreign = EvBuffer::from(Piece::from(bytes::Bytes::from(vec![b'f'; 9])));
+    for (what, mut from) in [("slot", slot), ("charged", received), ("long", long)] {
+        let mut to = fresh();
+        let mut both = content(&to);
+        both.extend(content(&from));
+        let before = copied_bytes();
+        to.add_buffer(&mut from).expect("not frozen");
+        assert_eq!(copied_bytes(), before, "{what}");
+        assert_eq!(content(&to), both, "{what}");
+    }
+    let (mut to, mut from) = (fresh(), foreign);
+    let before = copied_bytes();
+    to.add_buffer(&mut from).expect("not frozen");
+    assert_eq!(copied_bytes(), before, "somebody else's");
+    // Into an empty one, whatever it is.
+    let (mut to, mut from) = (EvBuffer::new(), of(b"few"));
+    let before = copied_bytes();
+    to.add_buffer(&mut from).expect("not frozen");
+    assert_eq!(copied_bytes(), before, "alone");
+    to.add_buffer(&mut of(b"more")).expect("not frozen");
+    assert_eq!(
+        copied_bytes(),
+        before + 4 + 4,
+        "behind others: added, and moved"
+    );
+    assert_eq!(content(&to), b"fewmore");
+}
+
+#[test]
+fn a_small_move_shows_in_nobody_elses_buffer() {
+    let (mut from, mut to) = (EvBuffer::new(), EvBuffer::new());
+    to.add(b"shared").expect("not frozen");
+    let mut other = EvBuffer::new();
+    other.add_buffer_reference(&to).expect("not frozen");
+    for byte in [b"1", b"2"] {
+        from.add(byte).expect("not frozen");
+        to.add_buffer(&mut from).expect("not frozen");
+    }
+    other.add(b"x").expect("not frozen");
+    assert_eq!(content(&to), b"shared12");
+    assert_eq!(content(&other), b"sharedx");
 }

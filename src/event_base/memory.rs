@@ -14,6 +14,7 @@
 //! slot, one after the other.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 
 use super::EventBase;
 use super::registration::{Key, Registration};
@@ -21,6 +22,9 @@ use super::source::{Feeding, Offer};
 
 /// The least that a receive is launched for while memory is short.
 const LEAST_SHARE: usize = 512;
+
+/// What one that may read on is taken to receive before memory is looked at again.
+const UNPARKED_BYTES: usize = 256 << 10;
 
 /// What a base knows of its memory.
 #[derive(Debug, Default)]
@@ -30,7 +34,7 @@ pub(super) struct Memory {
     spent: Cell<bool>,
     share: Cell<u32>,
     /// Those that receive nothing until it is ample again.
-    parked: RefCell<Vec<Key>>,
+    parked: RefCell<VecDeque<Key>>,
 }
 
 impl EventBase {
@@ -52,7 +56,7 @@ impl EventBase {
     /// Has the source's `unpark` called once memory is ample again.
     pub(crate) fn park(&self, registration: &Registration) {
         let mut parked = self.0.memory.parked.borrow_mut();
-        parked.push(registration.key());
+        parked.push_back(registration.key());
     }
 
     /// Tops the receive window up, and lets readers that ran out of slots try again: each that
@@ -91,20 +95,33 @@ impl EventBase {
             let share = each.clamp(LEAST_SHARE, most);
             memory.share.set(u32::try_from(share).unwrap_or(u32::MAX));
         }
-        if short == was_short {
-            return;
-        }
         memory.short.set(short);
-        if short {
+        if short && !was_short {
             self.each_source(|source, base| source.memory_is_short(base));
-        } else {
-            let parked = std::mem::take(&mut *memory.parked.borrow_mut());
-            for key in parked {
-                if let Some(source) = self.0.source_by(key) {
-                    source.unpark(self);
-                }
+        } else if self.unparks() {
+            self.unpark_some(left.saturating_sub(all / 4));
+        }
+    }
+
+    /// Lets as many of the parked read on as can each fill what a receive is armed for, before
+    /// memory is short again: all at once they would take it all, and make all others wait.
+    #[cold]
+    fn unpark_some(&self, slots: usize) {
+        let each = (UNPARKED_BYTES / self.slot_size()).max(1);
+        for _ in 0..(slots / each).max(1) {
+            let Some(key) = self.0.memory.parked.borrow_mut().pop_front() else {
+                return;
+            };
+            if let Some(source) = self.0.source_by(key) {
+                source.unpark(self);
             }
         }
+    }
+
+    /// Whether some of those that were parked may read on with the next turn.
+    pub(super) fn unparks(&self) -> bool {
+        let memory = &self.0.memory;
+        !memory.short.get() && !memory.parked.borrow().is_empty()
     }
 
     /// What received bytes take outside of the window: slots whole, copies as they are charged.

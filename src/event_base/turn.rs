@@ -262,6 +262,7 @@ impl EventBase {
         let work = !base.dirty.borrow().is_empty()
             || base.groups.has_resumed()
             || base.put_off.borrow().is_some()
+            || self.unparks()
             || base.fifo.borrow().iter().any(|queue| !queue.is_empty());
         if work || flags.contains(RunFlags::NONBLOCK) || base.stop.get() != Stop::No {
             return Wait::Poll;

@@ -119,8 +119,9 @@ impl End {
             if self.scenario().dice.borrow_mut().percent(10) && !self.bev.is_freed() {
                 self.free();
             }
+            // Callbacks that became due run before `with` returns, when the input is back.
+            self.holding.set(false);
         });
-        self.holding.set(false);
         held.expect("nobody else holds it");
     }
 

@@ -4,8 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::STRICT_STARVATION;
-use super::scenario::{Scenario, holds};
+use super::scenario::Scenario;
 use crate::driver::sim::net::fd_of;
 use crate::event_base::EventBase;
 use crate::{BufferEvent, Options, Relay, RelayEnd, RelayOptions, RelayReport, relay};
@@ -85,8 +84,7 @@ impl Joined {
         let world = scenario.world.borrow();
         let report = *self.report.borrow();
         let Some(report) = report else {
-            let excused = !STRICT_STARVATION || self.bevs.iter().any(holds);
-            if world.starvation().0 && excused {
+            if scenario.waits_for_memory(&[&self.bevs[0], &self.bevs[1]]) {
                 return;
             }
             for side in 0..2 {

@@ -46,10 +46,6 @@ use scenario::run;
 /// Seeds of an ordinary test run.
 const SEEDS: u64 = 2000;
 
-/// Whether who holds nothing must get all its bytes however many others sit on theirs. Without it
-/// everybody is excused while the memory is spent.
-const STRICT_STARVATION: bool = false;
-
 /// Failures after which a run stops.
 const MOST_FAILURES: u64 = 20;
 

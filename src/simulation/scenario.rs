@@ -4,7 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use super::STRICT_STARVATION;
 use super::door::Door;
 use super::end::{End, Finish};
 use super::joined::Joined;
@@ -34,6 +33,8 @@ pub(super) struct Scenario {
     pub(super) calm: Cell<bool>,
     /// The base is to be dropped in the middle of it all.
     abrupt: Cell<bool>,
+    /// Memory is short at the end.
+    short: Cell<bool>,
     streams: Cell<u32>,
     /// The last port that something was put behind.
     pub(super) port: Cell<u16>,
@@ -71,6 +72,7 @@ pub(super) fn run(seed: u64, print: bool) -> u64 {
         limits: RefCell::default(),
         calm: Cell::new(false),
         abrupt: Cell::new(false),
+        short: Cell::new(false),
         streams: Cell::new(1),
         port: Cell::new(1),
     });
@@ -359,6 +361,7 @@ impl Scenario {
 
     /// All that could move has moved: what is left must have a reason.
     fn end(&self, base: &EventBase) {
+        self.short.set(base.slots_are_low());
         self.world.borrow_mut().note("end", &[]);
         self.check_limits(base);
         let ends = self.ends.borrow().clone();
@@ -382,21 +385,16 @@ impl Scenario {
     }
 
     fn check(&self, end: &End) {
-        let (starved, dry) = self.world.borrow().starvation();
-        let holds = holds(&end.bev);
-        let excused = match STRICT_STARVATION {
-            true => holds,
-            false => dry || !end.bev.output().is_empty(),
-        };
-        if starved && excused {
-            // Those who hold the memory wait for those who need it.
+        if self.waits_for_memory(&[&end.bev]) {
             return;
         }
         let who = format!(
-            "end {} on socket {:?}: {:?}",
+            "end {} on socket {:?}: {:?} {}, memory short: {}",
             end.number,
             end.socket(),
-            end.bev
+            end.bev,
+            end.bev.describe(),
+            self.short.get(),
         );
         if end.freed.get() || end.closed.borrow().is_some() {
             return;
@@ -484,9 +482,6 @@ impl Scenario {
         if !moves || !enabled || end.quieting.get() || peer.quieting.get() {
             return;
         }
-        if self.starved() && (!STRICT_STARVATION || holds(&end.bev)) {
-            return;
-        }
         let (read, written) = (end.read.get(), peer.written.get());
         assert_eq!(read, written, "{who}: bytes read, and written by the peer");
         let plain = end
@@ -496,8 +491,10 @@ impl Scenario {
         assert!(told, "{who}: was not told the end");
     }
 
-    fn starved(&self) -> bool {
-        self.world.borrow().starvation().0
+    /// Whether one of these holds bytes that wait for their peer, while memory is short: it waits for
+    /// those who need it. Whoever holds nothing is never excused.
+    pub(super) fn waits_for_memory(&self, bevs: &[&BufferEvent]) -> bool {
+        self.short.get() && bevs.iter().any(|bev| holds(bev))
     }
 
     /// Everything is over: nothing may be left.
@@ -541,9 +538,10 @@ impl Scenario {
     }
 }
 
-/// Whether some memory is spent on what it has received or is to send.
-pub(super) fn holds(bev: &BufferEvent) -> bool {
-    !bev.is_freed() && (!bev.input().is_empty() || !bev.output().is_empty())
+/// Whether some memory is spent on what it, or one below it, has received or is to send.
+fn holds(bev: &BufferEvent) -> bool {
+    let own = !bev.is_freed() && (!bev.input().is_empty() || !bev.output().is_empty());
+    own || bev.underlying().is_some_and(|below| holds(&below))
 }
 
 /// A filter that changes every byte, the same way back; with the key 0 it passes them on.

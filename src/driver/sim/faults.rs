@@ -2,10 +2,6 @@
 
 use super::dice::Dice;
 
-/// Whether some seeds have receives that are not woken for a reset: only once the floor looks after
-/// connections that went quiet.
-const DEAF_TO_RESETS: bool = false;
-
 /// The vices of one seed. Chances are per thousand; each is zero in many seeds, so that faults are
 /// met alone as well as together.
 #[derive(Clone, Copy, Debug)]
@@ -74,11 +70,8 @@ impl Faults {
     /// were.
     pub(crate) fn draw_more(&mut self, dice: &mut Dice) {
         self.no_descriptor = dice.pick(&[0, 0, 100, 500]);
-        let deaf = dice.pick(&[0, 0, 300, 1000]);
+        self.deaf_to_resets = dice.pick(&[0, 0, 300, 1000]);
         self.interrupted = dice.pick(&[0, 0, 30, 200]);
-        if DEAF_TO_RESETS {
-            self.deaf_to_resets = deaf;
-        }
     }
 
     /// A kernel without vices.

@@ -1,7 +1,7 @@
 //! Connecting: by an address, or a connect that somebody else began.
 
 use super::descriptor::Kind;
-use super::{Incoming, Socket};
+use super::{Incoming, Marks, Socket};
 use crate::addr::Addr;
 use crate::bufferevent::machine::Link;
 use crate::bufferevent::shell::Cx;
@@ -22,7 +22,7 @@ impl Socket {
                     why: "it is connected; give it another descriptor or make another bufferevent",
                 });
             }
-            (Link::Failed, Some(fd)) if self.made_here.get() => {
+            (Link::Failed, Some(fd)) if self.is_marked(Marks::MADE_HERE) => {
                 // A socket whose connect failed can not be used again.
                 self.fd.set(-1);
                 self.retire(cx.base, fd);
@@ -37,7 +37,7 @@ impl Socket {
                 .with_driver(|driver| driver.socket(target.family(), libc::SOCK_STREAM))
                 .map_err(|source| Error::io(format!("socket for {addr}"), source))?;
             self.fd.set(fd);
-            self.made_here.set(true);
+            self.mark(Marks::MADE_HERE, true);
             self.kind.set(Kind::of_family(target.family()));
         }
         let fd = self.fd.get();

@@ -1,8 +1,8 @@
 //! What the descriptor is, and how it is changed and let go of.
 
-use super::Socket;
 use super::receive::{Incoming, Receiving};
 use super::send::Sending;
+use super::{Marks, Socket};
 use crate::bufferevent::shell::Cx;
 use crate::driver::{Descriptor, SendHow, SocketOption};
 use crate::event_base::EventBase;
@@ -131,7 +131,7 @@ impl Socket {
             self.retire(cx.base, old);
         }
         self.kind.set(kind);
-        self.made_here.set(false);
+        self.mark(Marks::MADE_HERE | Marks::SENDS_FAIL, false);
         self.incoming.set(Incoming::Messages);
     }
 
@@ -162,7 +162,7 @@ impl Socket {
             return;
         }
         base.with_driver(|driver| {
-            if self.resets.get() && !self.kind.get().is_plain() {
+            if self.is_marked(Marks::RESETS) && !self.kind.get().is_plain() {
                 // A Unix socket knows no reset; its peer sees an end as ever.
                 let _refused = driver.set_option(fd, SocketOption::ResetOnClose);
             }

@@ -62,12 +62,30 @@ pub(in crate::bufferevent) struct Socket {
     /// Somebody above times the progress of its sends.
     watched: Cell<bool>,
     kind: Cell<Kind>,
-    /// `connect` made the socket.
-    made_here: Cell<bool>,
     incoming: Cell<Incoming>,
     listed: Cell<Listed>,
-    /// Its end is to be a reset.
-    resets: Cell<bool>,
+    seldom_set: Cell<Marks>,
+}
+
+bitflags::bitflags! {
+    /// What is asked for seldom.
+    #[derive(Clone, Copy, Debug)]
+    struct Marks: u8 {
+        /// `connect` made the socket.
+        const MADE_HERE = 1;
+        /// Its end is to be a reset.
+        const RESETS = 2;
+        /// The base is to tell it when memory is ample again, whether it still waits for that or
+        /// not.
+        const TOLD_WHEN_AMPLE = 4;
+        /// The receive under way, or the last, goes to the reserved slot: what it brings is copied
+        /// out at once, for the next in line.
+        const IN_RESERVE = 8;
+        /// There is something to receive, as far as is known; only of one that waits for a slot.
+        const READABLE = 16;
+        /// Its sends fail: what is still to be sent waits for nobody.
+        const SENDS_FAIL = 32;
+    }
 }
 
 /// What hardly any socket has.
@@ -124,10 +142,9 @@ impl Socket {
             backlogged: Cell::new(false),
             watched: Cell::new(false),
             kind: Cell::new(kind),
-            made_here: Cell::new(false),
             incoming: Cell::new(Incoming::Messages),
             listed: Cell::new(Listed::Not),
-            resets: Cell::new(false),
+            seldom_set: Cell::new(Marks::empty()),
         }
     }
 
@@ -168,7 +185,7 @@ impl Socket {
     /// Says whether it may read on now that could not before.
     pub(in crate::bufferevent) fn set_backlogged(&self, backlogged: bool) -> bool {
         self.backlogged.set(backlogged);
-        !backlogged && self.receiving.get() == Receiving::Parked
+        !backlogged && self.receiving.get().is_parked()
     }
 
     /// Has progress told of as the kernel takes bytes, for somebody above who times it.
@@ -182,6 +199,16 @@ impl Socket {
     pub(in crate::bufferevent) fn set_receive_bound(&self, bytes: usize) {
         self.receive_bound
             .set(u32::try_from(bytes).unwrap_or(u32::MAX));
+    }
+
+    fn is_marked(&self, mark: Marks) -> bool {
+        self.seldom_set.get().contains(mark)
+    }
+
+    fn mark(&self, mark: Marks, is: bool) {
+        let mut marks = self.seldom_set.get();
+        marks.set(mark, is);
+        self.seldom_set.set(marks);
     }
 
     fn push(&self, cx: &Cx<'_>, op: Op) -> OpId {
@@ -208,7 +235,8 @@ impl Socket {
         debug_assert!(self.in_flight.get() > 0, "an operation ends once (I2)");
         self.in_flight.set(self.in_flight.get().saturating_sub(1));
         match role {
-            Role::Receive | Role::Poll | Role::Watch => self.receiving.set(Receiving::Idle),
+            Role::Receive | Role::Poll => self.receiving.set(Receiving::Idle),
+            Role::Watch => self.receiving.set(receiving.watched_by(None)),
             Role::Connect => self.connect.set(None),
             Role::Orphan => self.orphan_ended(),
             // Taken by `sent`, with what it took.
@@ -323,7 +351,8 @@ impl Transport for Socket {
     }
 
     fn peer_may_send(&self) -> bool {
-        self.fd().is_some() && self.kind.get().reads() && self.incoming.get() != Incoming::Ended
+        let over = matches!(self.incoming.get(), Incoming::Ended | Incoming::Broken);
+        self.fd().is_some() && self.kind.get().reads() && !over
     }
 
     fn slots_came_back(&self, cx: &Cx<'_>, offer: Offer) -> Feeding {
@@ -348,7 +377,7 @@ impl Transport for Socket {
     }
 
     fn end(&self, cx: &Cx<'_>, how: End) {
-        self.resets.set(how == End::Reset);
+        self.mark(Marks::RESETS, how == End::Reset);
         self.cancel_all(cx);
         self.limits.take();
     }

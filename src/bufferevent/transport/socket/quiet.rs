@@ -65,23 +65,23 @@ impl Socket {
         if still && !self.may_break_unseen(cx) {
             return false;
         }
-        if cx.base.with_driver(|driver| driver.hang_up(fd)) == HangUp::Failed {
-            self.broken(cx);
-        } else if receiving == Receiving::Idle {
-            let op = Op::Poll {
-                fd,
-                events: 0,
-                multishot: false,
-            };
-            self.receiving.set(Receiving::Watching(self.push(cx, op)));
+        match cx.base.with_driver(|driver| driver.hang_up(fd)) {
+            HangUp::Failed => self.broken(cx),
+            HangUp::None if still && receiving.watch().is_none() => {
+                let op = Op::Poll {
+                    fd,
+                    events: 0,
+                    multishot: false,
+                };
+                let watch = self.push(cx, op);
+                self.receiving.set(receiving.watched_by(Some(watch)));
+            }
+            // Its send was told of a reset that the receive was not. Another one tells of the end.
+            HangUp::Ended if !still => self.stop_receive(cx),
+            // Both directions are over: there is nothing left that could break.
+            HangUp::None | HangUp::Ended => {}
         }
-        // One that waits for memory has no poll, which would stand in the way of its receive.
-        let again =
-            matches!(receiving, Receiving::InLine | Receiving::Parked) && self.may_break_unseen(cx);
-        if again {
-            self.listed.set(Listed::Silent);
-        }
-        again
+        false
     }
 
     /// The poll of one that stands still has ended.
@@ -94,9 +94,10 @@ impl Socket {
 
     /// The poll of one that stands still is not needed any more.
     pub(super) fn unwatch(&self, cx: &Cx<'_>) {
-        if let Receiving::Watching(op) = self.receiving.get() {
+        let receiving = self.receiving.get();
+        if let Some(op) = receiving.watch() {
             self.orphan(cx, op);
-            self.receiving.set(Receiving::Idle);
+            self.receiving.set(receiving.watched_by(None));
         }
     }
 
@@ -108,7 +109,8 @@ impl Socket {
         }
         let fd = self.fd.get();
         let waits = cx.base.with_driver(|driver| driver.readable_bytes(fd));
-        if waits != 0 && cx.machine().hold() != Hold::Relay {
+        let relayed = cx.machine().hold() == Hold::Relay || self.backlogged.get();
+        if waits != 0 && !relayed {
             // In order: what the kernel has received comes first, once it is read on.
             return;
         }

@@ -1,11 +1,12 @@
 //! The one receive of a socket: how it is armed, and what it brings.
 
-use super::Socket;
 use super::gate::Receive;
+use super::{Marks, Socket};
 use super::{Role, descriptor::Kind};
 use crate::bufferevent::machine::{Life, Link, Machine, StreamEnd};
 use crate::bufferevent::shell::Cx;
 use crate::driver::{Cap, Completion, Op, OpId};
+use crate::evbuffer::Pinning;
 use crate::event_base::EventBase;
 use crate::event_base::source::{Feeding, Offer};
 
@@ -26,16 +27,18 @@ pub(super) enum Receiving {
     },
     /// It stands still; a poll looks whether the connection breaks meanwhile.
     Watching(OpId),
-    /// In the base's line for receive slots.
-    InLine,
+    /// In the base's line for receive slots; perhaps a poll looks whether the connection breaks.
+    InLine(Option<OpId>),
     /// Memory is short, and what it received waits somewhere: others come first until either ends.
-    Parked,
+    /// Perhaps a poll, too.
+    Parked(Option<OpId>),
 }
 
 impl Receiving {
     pub(super) fn op(self) -> Option<OpId> {
         match self {
-            Receiving::Idle | Receiving::InLine | Receiving::Parked => None,
+            Receiving::Idle => None,
+            Receiving::InLine(watch) | Receiving::Parked(watch) => watch,
             Receiving::Armed(op)
             | Receiving::Polling(op)
             | Receiving::Stopping { op, .. }
@@ -46,10 +49,40 @@ impl Receiving {
     /// What a completion of its operation is.
     pub(super) fn role(self) -> Role {
         match self {
+            Receiving::Idle | Receiving::Armed(_) | Receiving::Stopping { poll: false, .. } => {
+                Role::Receive
+            }
             Receiving::Polling(_) | Receiving::Stopping { poll: true, .. } => Role::Poll,
-            Receiving::Watching(_) => Role::Watch,
-            _ => Role::Receive,
+            Receiving::Watching(_) | Receiving::InLine(_) | Receiving::Parked(_) => Role::Watch,
         }
+    }
+
+    /// The poll that looks whether the connection breaks.
+    pub(super) fn watch(self) -> Option<OpId> {
+        match self {
+            Receiving::Watching(op) => Some(op),
+            Receiving::InLine(watch) | Receiving::Parked(watch) => watch,
+            _ => None,
+        }
+    }
+
+    /// The same, with `watch` for a poll that looks whether the connection breaks; only of one
+    /// that has no other operation.
+    pub(super) fn watched_by(self, watch: Option<OpId>) -> Self {
+        match (self, watch) {
+            (Receiving::InLine(_), watch) => Receiving::InLine(watch),
+            (Receiving::Parked(_), watch) => Receiving::Parked(watch),
+            (_, Some(op)) => Receiving::Watching(op),
+            (_, None) => Receiving::Idle,
+        }
+    }
+
+    pub(super) fn is_in_line(self) -> bool {
+        matches!(self, Receiving::InLine(_))
+    }
+
+    pub(super) fn is_parked(self) -> bool {
+        matches!(self, Receiving::Parked(_))
     }
 
     /// Whether an operation is in flight that may still bring bytes, or leads to one that does.
@@ -90,10 +123,17 @@ impl Socket {
         self.receiving.get().may_bring()
     }
 
+    #[cfg(test)]
+    pub(in crate::bufferevent) fn describe(&self) -> String {
+        let (receiving, sending) = (self.receiving.get(), self.sending.get());
+        format!(", {receiving:?}, {sending:?}")
+    }
+
     /// Whether it waits for memory.
     #[cfg(test)]
     pub(in crate::bufferevent) fn is_starved(&self) -> bool {
-        matches!(self.receiving.get(), Receiving::InLine | Receiving::Parked)
+        let receiving = self.receiving.get();
+        receiving.is_in_line() || receiving.is_parked()
     }
 
     pub(in crate::bufferevent) fn wants_receive(&self, cx: &Cx<'_>) -> bool {
@@ -118,7 +158,8 @@ impl Socket {
     /// whoever it is relayed to. What waits in its input waits for the program, which may need
     /// more to go on.
     fn holds_memory(&self, cx: &Cx<'_>) -> bool {
-        cx.shell().output_len() != 0 || self.backlogged.get()
+        let waits = cx.shell().output_len() != 0 && !self.is_marked(Marks::SENDS_FAIL);
+        waits || self.backlogged.get()
     }
 
     /// Begins to receive, if that is wanted and may be: the one place where receives begin.
@@ -128,7 +169,7 @@ impl Socket {
             return Feeding::Left;
         };
         let before = self.receiving.get();
-        if before.may_bring() || before == Receiving::InLine && offer.is_none() {
+        if before.may_bring() || before.is_in_line() && offer.is_none() {
             return Feeding::Left;
         }
         if !self.wants_receive(cx) {
@@ -153,6 +194,11 @@ impl Socket {
             }
             return Feeding::Passed;
         }
+        if offer == Some(Offer::Reserve) && !self.is_marked(Marks::READABLE) {
+            // Who has nothing to receive must not keep a slot, the reserved one least of all, from
+            // those who have.
+            return self.await_readable(cx, fd);
+        }
         let kind = self.kind.get();
         let plan = match self.plan(cx, kind, short, offer) {
             Receive::Launch {
@@ -166,16 +212,7 @@ impl Socket {
                 each,
                 poll_first,
             },
-            Receive::AwaitReadable => {
-                let op = Op::Poll {
-                    fd,
-                    events: libc::POLLIN as u32,
-                    multishot: false,
-                };
-                self.unwatch(cx);
-                self.receiving.set(Receiving::Polling(self.push(cx, op)));
-                return Feeding::Left;
-            }
+            Receive::AwaitReadable => return self.await_readable(cx, fd),
             // In the line it keeps its place: outside it would only find out again, once the
             // limit allows, that there is no slot, and meanwhile hold the budget of another.
             Receive::Wait => {
@@ -208,11 +245,23 @@ impl Socket {
         }
     }
 
+    fn await_readable(&self, cx: &Cx<'_>, fd: i32) -> Feeding {
+        let op = Op::Poll {
+            fd,
+            events: libc::POLLIN as u32,
+            multishot: false,
+        };
+        self.unwatch(cx);
+        self.receiving.set(Receiving::Polling(self.push(cx, op)));
+        Feeding::Left
+    }
+
     /// The operation for a receive as planned; none when it needs a slot of its own, and none is
     /// left.
     fn operation(&self, cx: &Cx<'_>, fd: i32, plan: Plan, offer: Option<Offer>) -> Option<Op> {
         let plain = self.kind.get().is_plain();
         if !plain && offer != Some(Offer::Reserve) {
+            self.mark(Marks::READABLE, false);
             return Some(Op::Recv {
                 fd,
                 multishot: plan.multishot,
@@ -228,10 +277,13 @@ impl Socket {
         }
         // Not from within the driver: an arena that is refused memory says so to the logger.
         let arena = cx.base.with_driver(|driver| driver.arena().clone());
-        let slot = match offer {
-            None => arena.take(),
-            Some(_) => arena.take().or_else(|| arena.take_reserve()),
-        }?;
+        let (slot, reserved) = match (arena.take(), offer) {
+            (Some(slot), _) => (slot, false),
+            (None, Some(_)) => (arena.take_reserve()?, true),
+            (None, None) => return None,
+        };
+        self.mark(Marks::IN_RESERVE, reserved);
+        self.mark(Marks::READABLE, false);
         let max_len = plan.bytes;
         Some(match plain {
             true => Op::Read { fd, slot, max_len },
@@ -263,42 +315,56 @@ impl Socket {
             (true, 0) => cx.base.slot_share(),
             (true, bound) => bound.min(cx.base.slot_share()),
         };
+        let bound = match (offer, bound) {
+            // What it brings is copied: a block of half a slot is enough for that.
+            (Some(Offer::Reserve), 0) => half_a_slot(cx.base),
+            (Some(Offer::Reserve), bound) => bound.min(half_a_slot(cx.base)),
+            (_, bound) => bound,
+        };
         self.gate_receive(cx, multishot, bound)
     }
 
     /// The base has slots again, or offers the reserved one.
     pub(super) fn receive_again(&self, cx: &Cx<'_>, offer: Offer) -> Feeding {
-        if self.receiving.get() != Receiving::InLine {
+        if !self.receiving.get().is_in_line() {
             return Feeding::Left;
         }
         let feeding = self.begin_receive(cx, Some(offer));
-        if matches!(feeding, Feeding::Left) && self.receiving.get() == Receiving::InLine {
-            self.receiving.set(Receiving::Idle);
+        let after = self.receiving.get();
+        if matches!(feeding, Feeding::Left) && after.is_in_line() {
+            let stands = Receiving::Idle.watched_by(after.watch());
+            self.receiving.set(stands);
         }
         feeding
     }
 
     fn wait_in_line(&self, cx: &Cx<'_>) {
-        self.unwatch(cx);
-        self.receiving.set(Receiving::InLine);
+        let watch = self.receiving.get().watch();
+        self.receiving.set(Receiving::InLine(watch));
         cx.shell().reg.wait_for_slots(cx.base);
         self.list_for_check(cx);
     }
 
     /// Others come first while memory is short.
     fn park(&self, cx: &Cx<'_>) {
-        if self.receiving.get() != Receiving::Parked {
-            self.unwatch(cx);
-            self.receiving.set(Receiving::Parked);
-            cx.base.park(&cx.shell().reg);
+        let before = self.receiving.get();
+        if !before.is_parked() {
+            self.receiving.set(Receiving::Parked(before.watch()));
+            if !self.is_marked(Marks::TOLD_WHEN_AMPLE) {
+                self.mark(Marks::TOLD_WHEN_AMPLE, true);
+                cx.base.park(&cx.shell().reg);
+            }
         }
         self.list_for_check(cx);
     }
 
     /// Memory is no longer short: whoever was parked reads on.
     pub(super) fn read_on(&self, cx: &Cx<'_>) {
-        if self.receiving.get() == Receiving::Parked {
-            self.receiving.set(Receiving::Idle);
+        self.mark(Marks::TOLD_WHEN_AMPLE, false);
+        let parked = self.receiving.get();
+        if parked.is_parked() {
+            let stands = Receiving::Idle.watched_by(parked.watch());
+            self.receiving.set(stands);
             cx.mark_dirty();
         }
     }
@@ -335,11 +401,20 @@ impl Socket {
                         self.stop_receive(cx);
                     }
                 }
-                self.take_in(cx, piece);
+                let mut pinning = Pinning::Slot;
+                if self.is_marked(Marks::IN_RESERVE) {
+                    self.mark(Marks::IN_RESERVE, false);
+                    pinning = Pinning::CopyOut;
+                }
+                self.take_in(cx, piece, pinning);
             }
             (Ok(_), _) => self.stream_ended(cx, StreamEnd::Eof),
             (Err(errno), _) => match errno.raw() {
-                libc::ENOBUFS => self.wait_in_line(cx),
+                // It ends so once there is something to receive.
+                libc::ENOBUFS => {
+                    self.mark(Marks::READABLE, true);
+                    self.wait_in_line(cx);
+                }
                 libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
                 _ => self.stream_ended(cx, StreamEnd::Error(errno)),
             },
@@ -349,6 +424,7 @@ impl Socket {
     /// The poll that the gate asked for ended. What was found, if not data, the receive tells.
     pub(super) fn polled(&self, cx: &Cx<'_>, readable: bool) {
         self.note_readable(readable);
+        self.mark(Marks::READABLE, readable);
         cx.mark_dirty();
     }
 
@@ -362,6 +438,10 @@ impl Socket {
         self.receiving.set(Receiving::Stopping { op, poll });
         cx.shell().reg.cancel(cx.base, op);
     }
+}
+
+fn half_a_slot(base: &EventBase) -> u32 {
+    u32::try_from(base.slot_size() / 2).unwrap_or(u32::MAX)
 }
 
 fn has_bundles(base: &EventBase) -> bool {

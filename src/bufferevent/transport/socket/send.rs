@@ -1,8 +1,7 @@
 //! The one send of a socket (I4): what it takes of the output, and how much it tells of its way.
 
-use super::Socket;
 use super::descriptor::Kind;
-use super::receive::Receiving;
+use super::{Marks, Socket};
 use crate::bufferevent::machine::{Fin, Life, StreamEnd};
 use crate::bufferevent::shell::{Cx, SHORT_COPY_OUT_FRACTION};
 use crate::driver::{Completion, OpId};
@@ -139,7 +138,10 @@ impl Socket {
                     }
                 }
                 _ if leaving => {}
-                _ => cx.write_failed(errno),
+                _ => {
+                    self.mark(Marks::SENDS_FAIL, true);
+                    cx.write_failed(errno);
+                }
             },
         }
         // More to send, a direction to end or a close to go on with: at the end of the turn.
@@ -147,7 +149,7 @@ impl Socket {
             || cx.shell().output_len() != 0
             || cx.machine().fin() == Fin::Wanted
             || cx.shell().life() != Life::Open
-            || self.receiving.get() == Receiving::Parked;
+            || self.receiving.get().is_parked();
         if more {
             cx.mark_dirty();
         }

@@ -36,7 +36,7 @@ impl Unseen {
 
 impl Socket {
     /// Bytes came in: to the input if it may take them, to wait unseen if not.
-    pub(super) fn take_in(&self, cx: &Cx<'_>, piece: Piece) {
+    pub(super) fn take_in(&self, cx: &Cx<'_>, piece: Piece, pinning: Pinning) {
         let n = piece.len();
         cx.base.tally().received(n);
         if self.is_closing_down(cx) {
@@ -48,13 +48,13 @@ impl Socket {
             && let Some(mut input) = cx.shell().buffers.input()
             && n <= machine.room(input.len())
         {
-            append_received(&mut input, piece, cx.base);
+            append_received(&mut input, piece, pinning, cx.base);
             machine.handle_received(input.len(), cx.now());
             return;
         }
         drop(machine);
         self.unseen
-            .with_made(|unseen| unseen.bytes.push_piece(piece));
+            .with_made(|unseen| unseen.bytes.push_received(piece, pinning));
         match cx.shell().life() {
             Life::StoppingReads => self.show_unseen(cx),
             _ => self.deliver(cx),
@@ -134,11 +134,11 @@ impl Socket {
 
 /// Appends received bytes by reference. A small piece behind others is copied, so that many of
 /// them share one block instead of pinning a slot each.
-fn append_received(input: &mut EvBuffer, piece: Piece, base: &EventBase) {
+fn append_received(input: &mut EvBuffer, piece: Piece, pinning: Pinning, base: &EventBase) {
     let small = piece.len() <= base.slot_size() / COPY_OUT_FRACTION;
     let pinning = match small && !input.is_empty() {
         true => Pinning::CopyOut,
-        false => Pinning::Slot,
+        false => pinning,
     };
     input.push_received(piece, pinning);
 }

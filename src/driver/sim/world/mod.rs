@@ -455,13 +455,6 @@ impl World {
         self.window.len()
     }
 
-    /// Whether readers have to wait for memory, and whether even the reserved slot is in some
-    /// buffer.
-    pub(crate) fn starvation(&self) -> (bool, bool) {
-        let starved = self.window.is_empty() && self.arena.available() == 0;
-        (starved, starved && !self.arena.has_reserve())
-    }
-
     pub(crate) fn arena(&self) -> &Arena {
         &self.arena
     }

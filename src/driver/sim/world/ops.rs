@@ -1,11 +1,11 @@
 //! What each operation does when it goes on.
 
 use super::super::listen::{KNOCK_AGAIN_NS, Knock};
-use super::super::net::Target;
+use super::super::net::{Target, fd_of};
 use super::super::socket::Packet;
 use super::{Entry, Move, World, name_of};
 use crate::arena::{Piece, Slot};
-use crate::driver::Op;
+use crate::driver::{HangUp, Op};
 use crate::sys::Errno;
 
 impl World {
@@ -281,12 +281,20 @@ impl World {
             return;
         };
         let socket = &self.net.sockets[at];
-        let ready = match events as i16 {
-            libc::POLLIN => socket.readable(),
-            _ => socket.connected || socket.error.is_some(),
+        let found = match events as i16 {
+            libc::POLLIN if socket.readable() => events,
+            libc::POLLIN => 0,
+            // It looks for nothing but the end.
+            0 => match self.net.hang_up(fd_of(at)) {
+                HangUp::Failed => libc::POLLERR as u32,
+                HangUp::Ended => libc::POLLHUP as u32,
+                HangUp::None => 0,
+            },
+            _ if socket.connected || socket.error.is_some() => events,
+            _ => 0,
         };
-        if ready {
-            self.finish(id, Ok(events));
+        if found != 0 {
+            self.finish(id, Ok(found));
         }
     }
 

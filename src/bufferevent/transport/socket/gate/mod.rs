@@ -5,9 +5,9 @@
 
 use std::rc::Rc;
 
-use super::Socket;
 use super::quiet::Listed;
 use super::receive::Receiving;
+use super::{Marks, Socket};
 use crate::bufferevent::machine::Machine;
 use crate::bufferevent::shell::Cx;
 use crate::driver::Completion;
@@ -150,6 +150,7 @@ impl Socket {
     pub(in crate::bufferevent) fn moved(&self, port: Option<Rc<GroupPort>>, member: u64) {
         self.receiving.set(Receiving::Idle);
         self.listed.set(Listed::Not);
+        self.mark(Marks::TOLD_WHEN_AMPLE, false);
         self.move_limits(port, member);
     }
 
