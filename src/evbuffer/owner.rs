@@ -88,7 +88,7 @@ impl EvBuffer {
     }
 
     /// Appends all of `from`, frozen or not.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take_all(&mut self, from: &mut EvBuffer) {
         let moved = from.len;
         if moved == 0 {
@@ -107,6 +107,11 @@ impl EvBuffer {
     fn take_all_behind(&mut self, from: &mut EvBuffer, moved: usize) {
         if self.len == 0 || moved > SMALL_MOVE_BYTES || !self.copy_to_tail(from) {
             append_chain(&mut self.chain, &mut from.chain);
+        }
+        if (self.flags | from.flags) & (WATCHED | CONTENT) == 0 {
+            self.len += moved;
+            from.len = 0;
+            return;
         }
         self.took_all(from, moved);
     }

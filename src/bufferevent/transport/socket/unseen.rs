@@ -134,11 +134,11 @@ impl Socket {
 
 /// Appends received bytes by reference. A small piece behind others is copied, so that many of
 /// them share one block instead of pinning a slot each.
+#[inline]
 fn append_received(input: &mut EvBuffer, piece: Piece, pinning: Pinning, base: &EventBase) {
-    let small = piece.len() <= base.slot_size() / COPY_OUT_FRACTION;
-    let pinning = match small && !input.is_empty() {
-        true => Pinning::CopyOut,
-        false => pinning,
-    };
-    input.push_received(piece, pinning);
+    let shares = !input.is_empty() && piece.len() <= base.slot_size() / COPY_OUT_FRACTION;
+    match pinning {
+        Pinning::Slot if !shares => input.push_piece(piece),
+        _ => input.push_received(piece, Pinning::CopyOut),
+    }
 }
