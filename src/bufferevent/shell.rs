@@ -913,6 +913,17 @@ impl<T: Transport + 'static> Source for Inner<T> {
         }
     }
 
+    fn take_turn(self: Rc<Self>, base: &EventBase) -> bool {
+        let bev = BufferEvent(self);
+        let cx = Cx::new(&bev, base);
+        if cx.is_freed() {
+            return true;
+        }
+        let taken = cx.transport().take_turn(&cx);
+        cx.settle();
+        taken
+    }
+
     fn check_quiet(self: Rc<Self>, base: &EventBase) -> bool {
         let bev = BufferEvent(self);
         let cx = Cx::new(&bev, base);

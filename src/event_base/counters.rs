@@ -76,6 +76,11 @@ impl Tally {
     pub(crate) fn received(&self, bytes: usize) {
         add(&self.bytes_in, bytes as u64);
     }
+    /// Bytes that sends have taken so far.
+    pub(crate) fn bytes_sent(&self) -> u64 {
+        self.bytes_out.get()
+    }
+
     pub(crate) fn sent(&self, bytes: usize) {
         add(&self.bytes_out, bytes as u64);
     }

@@ -10,6 +10,10 @@
 //!   memory does, so that what is left never runs out by many who take a little;
 //! - what waits is copied out of its slots, as tightly as can be.
 //!
+//! Those that are parked may wait for each other, with nobody else there to free any memory: a peer
+//! that is read from first, and only then reads. When no byte has left for a fifth of a second, each
+//! of them receives a share, as long as the cap allows.
+//!
 //! Should nothing be left all the same, those that hold nothing at all receive into the reserved
 //! slot, one after the other.
 
@@ -23,11 +27,14 @@ use super::source::{Feeding, Offer};
 /// The least that a receive is launched for while memory is short.
 const LEAST_SHARE: usize = 512;
 
+/// How long nothing may move before those that are parked have their turn.
+const STANDSTILL_NS: u64 = 200_000_000;
+
 /// What one that may read on is taken to receive before memory is looked at again.
 const UNPARKED_BYTES: usize = 256 << 10;
 
 /// What a base knows of its memory.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Memory {
     short: Cell<bool>,
     /// What received bytes take has reached the cap.
@@ -35,6 +42,23 @@ pub(super) struct Memory {
     share: Cell<u32>,
     /// Those that receive nothing until it is ample again.
     parked: RefCell<VecDeque<Key>>,
+    /// When to look whether anything moves; `u64::MAX`: not at all.
+    turn_at: Cell<u64>,
+    /// Bytes that had been sent when that was set.
+    sent: Cell<u64>,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Memory {
+            short: Cell::new(false),
+            spent: Cell::new(false),
+            share: Cell::new(0),
+            parked: RefCell::default(),
+            turn_at: Cell::new(u64::MAX),
+            sent: Cell::new(0),
+        }
+    }
 }
 
 impl EventBase {
@@ -55,8 +79,46 @@ impl EventBase {
 
     /// Has the source's `unpark` called once memory is ample again.
     pub(crate) fn park(&self, registration: &Registration) {
-        let mut parked = self.0.memory.parked.borrow_mut();
-        parked.push_back(registration.key());
+        self.0
+            .memory
+            .parked
+            .borrow_mut()
+            .push_back(registration.key());
+        self.look_for_a_standstill();
+    }
+
+    fn look_for_a_standstill(&self) {
+        let memory = &self.0.memory;
+        if memory.turn_at.get() == u64::MAX && !memory.parked.borrow().is_empty() {
+            memory.turn_at.set(self.now().saturating_add(STANDSTILL_NS));
+            memory.sent.set(self.tally().bytes_sent());
+        }
+    }
+
+    /// When [`give_turns`](Self::give_turns) is due next; `u64::MAX`: never. It keeps no loop alive.
+    pub(super) fn next_turn(&self) -> u64 {
+        self.0.memory.turn_at.get()
+    }
+
+    /// Gives those that are parked a share each if nothing has moved for a while.
+    pub(super) fn give_turns(&self) {
+        let memory = &self.0.memory;
+        if memory.turn_at.get() > self.0.now.get() {
+            return;
+        }
+        memory.turn_at.set(u64::MAX);
+        let stands = memory.sent.get() == self.tally().bytes_sent();
+        if stands && memory.short.get() && !memory.spent.get() {
+            let mut parked = std::mem::take(&mut *memory.parked.borrow_mut());
+            parked.retain(|&key| {
+                let source = self.0.source_by(key);
+                source.is_some_and(|source| !source.take_turn(self))
+            });
+            let mut new = memory.parked.borrow_mut();
+            parked.append(&mut new);
+            *new = parked;
+        }
+        self.look_for_a_standstill();
     }
 
     /// Tops the receive window up, and lets readers that ran out of slots try again: each that

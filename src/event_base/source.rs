@@ -14,6 +14,9 @@ pub(crate) enum Offer {
     Window,
     /// The window is empty; there is the reserved slot.
     Reserve,
+    /// Nobody moves a byte: those that were parked have a share each, since whoever reads them may
+    /// wait for just that.
+    Turn,
 }
 
 /// What became of a reader that was offered a slot.
@@ -65,6 +68,12 @@ pub(crate) trait Source {
 
     /// Memory is no longer short, and it was parked ([`EventBase::park`]).
     fn unpark(self: Rc<Self>, _base: &EventBase) {}
+
+    /// Memory is short, it was parked, and nothing moves: receives a share, if there is something
+    /// to receive. False when not: it stays parked.
+    fn take_turn(self: Rc<Self>, _base: &EventBase) -> bool {
+        false
+    }
 
     /// It was listed ([`EventBase::check_when_quiet`]) some time ago: looks whether its connection
     /// still stands. True to be called again.

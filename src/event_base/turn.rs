@@ -284,7 +284,8 @@ impl EventBase {
             .unwrap_or(u64::MAX)
             .min(base.stop_at.get())
             .min(base.groups.next_poll())
-            .min(base.quiet.next());
+            .min(base.quiet.next())
+            .min(self.next_turn());
         if deadline == u64::MAX {
             return Wait::Until(None);
         }
@@ -359,6 +360,7 @@ impl EventBase {
             self.stop_after_turn();
         }
         self.check_quiet();
+        self.give_turns();
         loop {
             let expired = base.timers.borrow_mut().expire(now);
             let Some(key) = expired else { return };

@@ -33,7 +33,7 @@ pub(super) struct Scenario {
     pub(super) calm: Cell<bool>,
     /// The base is to be dropped in the middle of it all.
     abrupt: Cell<bool>,
-    /// Memory is short at the end.
+    /// Memory is spent at the end.
     short: Cell<bool>,
     streams: Cell<u32>,
     /// The last port that something was put behind.
@@ -361,7 +361,7 @@ impl Scenario {
 
     /// All that could move has moved: what is left must have a reason.
     fn end(&self, base: &EventBase) {
-        self.short.set(base.slots_are_low());
+        self.short.set(base.memory_is_spent());
         self.world.borrow_mut().note("end", &[]);
         self.check_limits(base);
         let ends = self.ends.borrow().clone();
@@ -389,7 +389,7 @@ impl Scenario {
             return;
         }
         let who = format!(
-            "end {} on socket {:?}: {:?} {}, memory short: {}",
+            "end {} on socket {:?}: {:?} {}, memory spent: {}",
             end.number,
             end.socket(),
             end.bev,
@@ -491,8 +491,8 @@ impl Scenario {
         assert!(told, "{who}: was not told the end");
     }
 
-    /// Whether one of these holds bytes that wait for their peer, while memory is short: it waits for
-    /// those who need it. Whoever holds nothing is never excused.
+    /// Whether one of these holds bytes that wait for their peer, while all memory is spent: it waits
+    /// for those who need it. Whoever holds nothing is never excused.
     pub(super) fn waits_for_memory(&self, bevs: &[&BufferEvent]) -> bool {
         self.short.get() && bevs.iter().any(|bev| holds(bev))
     }

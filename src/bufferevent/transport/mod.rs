@@ -158,6 +158,12 @@ pub(super) trait Transport {
     /// Memory is no longer short.
     fn unpark(&self, _cx: &Cx<'_>) {}
 
+    /// Memory is short, and nothing moves: receives a share, if it was parked and there is
+    /// something to receive. False when not.
+    fn take_turn(&self, _cx: &Cx<'_>) -> bool {
+        true
+    }
+
     /// A rate limit that held a direction up lets go of it.
     fn budget_came_back(&self, _cx: &Cx<'_>, _direction: Direction) {}
 

@@ -371,6 +371,10 @@ impl Transport for Socket {
         self.read_on(cx);
     }
 
+    fn take_turn(&self, cx: &Cx<'_>) -> bool {
+        self.read_a_share(cx)
+    }
+
     fn budget_came_back(&self, cx: &Cx<'_>, direction: Direction) {
         self.reopen_gate(direction);
         cx.mark_dirty();

@@ -3,6 +3,7 @@
 use super::gate::Receive;
 use super::{Marks, Socket};
 use super::{Role, descriptor::Kind};
+use crate::arena::{Arena, Slot};
 use crate::bufferevent::machine::{Life, Link, Machine, StreamEnd};
 use crate::bufferevent::shell::Cx;
 use crate::driver::{Cap, Completion, Op, OpId};
@@ -178,7 +179,8 @@ impl Socket {
             return Feeding::Left;
         }
         let short = cx.base.slots_are_low();
-        if short && !self.is_closing_down(cx) && self.holds_memory(cx) {
+        let parks = offer != Some(Offer::Turn) && self.holds_memory(cx);
+        if short && !self.is_closing_down(cx) && parks {
             self.park(cx);
             return Feeding::Left;
         }
@@ -260,9 +262,24 @@ impl Socket {
     /// left.
     fn operation(&self, cx: &Cx<'_>, fd: i32, plan: Plan, offer: Option<Offer>) -> Option<Op> {
         let plain = self.kind.get().is_plain();
-        if !plain && offer != Some(Offer::Reserve) {
-            self.mark(Marks::READABLE, false);
-            return Some(Op::Recv {
+        let own_slot = plain || matches!(offer, Some(Offer::Reserve | Offer::Turn));
+        let slot = match own_slot {
+            // Not from within the driver: an arena that is refused memory says so to the logger.
+            true => self.take_slot(&cx.base.with_driver(|driver| driver.arena().clone()), offer),
+            false => None,
+        };
+        self.mark(Marks::READABLE, false);
+        let max_len = plan.bytes;
+        match slot {
+            Some(slot) if plain => Some(Op::Read { fd, slot, max_len }),
+            Some(slot) => Some(Op::RecvSlot {
+                fd,
+                slot,
+                max_len,
+                poll_first: false,
+            }),
+            None if own_slot && (plain || offer == Some(Offer::Reserve)) => None,
+            None => Some(Op::Recv {
                 fd,
                 multishot: plan.multishot,
                 max_len: match (self.single_read(), plan.each) {
@@ -273,27 +290,19 @@ impl Socket {
                 poll_first: plan.poll_first,
                 arm_limit: plan.bytes,
                 bundle: self.incoming.get() == Incoming::Bulk && !cx.base.slots_are_low(),
-            });
+            }),
         }
-        // Not from within the driver: an arena that is refused memory says so to the logger.
-        let arena = cx.base.with_driver(|driver| driver.arena().clone());
+    }
+
+    /// A slot outside of the window; the reserved one where that is offered and no other is left.
+    fn take_slot(&self, arena: &Arena, offer: Option<Offer>) -> Option<Slot> {
         let (slot, reserved) = match (arena.take(), offer) {
             (Some(slot), _) => (slot, false),
             (None, Some(_)) => (arena.take_reserve()?, true),
             (None, None) => return None,
         };
         self.mark(Marks::IN_RESERVE, reserved);
-        self.mark(Marks::READABLE, false);
-        let max_len = plan.bytes;
-        Some(match plain {
-            true => Op::Read { fd, slot, max_len },
-            false => Op::RecvSlot {
-                fd,
-                slot,
-                max_len,
-                poll_first: false,
-            },
-        })
+        Some(slot)
     }
 
     /// How to receive: bounded by the mark, by whoever may pause it, by memory, by the limits.
@@ -367,6 +376,25 @@ impl Socket {
             self.receiving.set(stands);
             cx.mark_dirty();
         }
+    }
+
+    /// Nothing moves, and memory is short: what its peer waits for may be that it is read from. Says
+    /// whether it left the list of those that are parked.
+    pub(super) fn read_a_share(&self, cx: &Cx<'_>) -> bool {
+        let parked = self.receiving.get();
+        if !parked.is_parked() {
+            self.mark(Marks::TOLD_WHEN_AMPLE, false);
+            return true;
+        }
+        let fd = self.fd.get();
+        if cx.base.with_driver(|driver| driver.readable_bytes(fd)) == 0 {
+            return false;
+        }
+        self.mark(Marks::TOLD_WHEN_AMPLE, false);
+        self.receiving
+            .set(Receiving::Idle.watched_by(parked.watch()));
+        self.begin_receive(cx, Some(Offer::Turn));
+        true
     }
 
     /// Memory has become short: what it holds is copied as tightly as can be, and a receive that
