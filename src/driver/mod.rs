@@ -142,6 +142,10 @@ pub(crate) trait Driver {
     /// How many bytes a receive or read would find; 0 where the descriptor does not know.
     fn readable_bytes(&self, fd: i32) -> usize;
 
+    /// Whether a receive or read would complete at once: with bytes, an end or an error. Not for a
+    /// hot path: one system call.
+    fn is_readable(&self, fd: i32) -> bool;
+
     /// How many bytes the peer of a TCP connection has acknowledged since the connection began: a
     /// number that only rises, and says whether a send that is not complete makes way. `None` for
     /// anything but TCP.

@@ -166,6 +166,10 @@ impl Driver for Uring {
         fdio::bytes_waiting(fd).unwrap_or(0)
     }
 
+    fn is_readable(&self, fd: i32) -> bool {
+        fdio::is_readable(fd)
+    }
+
     fn acked(&self, fd: i32) -> Option<u64> {
         net::bytes_acked(fd)
     }

@@ -76,15 +76,26 @@ pub(crate) fn is_regular(fd: RawFd) -> bool {
 /// Whether both directions are over (`POLLHUP`), and whether it holds an error (`POLLERR`). Does
 /// not wait, and takes nothing.
 pub(crate) fn hung_up(fd: RawFd) -> (bool, bool) {
+    let found = poll_now(fd, 0);
+    let holds = |event: libc::c_short| found & event != 0;
+    (holds(libc::POLLHUP), holds(libc::POLLERR))
+}
+
+/// Whether a read would find something: bytes, an end, an error. Does not wait.
+pub(crate) fn is_readable(fd: RawFd) -> bool {
+    poll_now(fd, libc::POLLIN) != 0
+}
+
+/// Which of `events` hold, and of those that always count; none when it can not be asked.
+fn poll_now(fd: RawFd, events: libc::c_short) -> libc::c_short {
     let mut poll = libc::pollfd {
         fd,
-        events: 0,
+        events,
         revents: 0,
     };
     // SAFETY: one entry, which outlives the call; a time-out of 0 does not wait.
     let found = unsafe { libc::poll(&raw mut poll, 1, 0) };
-    let holds = |event: libc::c_short| found > 0 && poll.revents & event != 0;
-    (holds(libc::POLLHUP), holds(libc::POLLERR))
+    if found > 0 { poll.revents } else { 0 }
 }
 
 fn count_of(slices: usize) -> libc::c_int {

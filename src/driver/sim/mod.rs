@@ -170,6 +170,11 @@ impl Driver for Sim {
         self.world.borrow().net.readable_bytes(fd)
     }
 
+    fn is_readable(&self, fd: i32) -> bool {
+        let net = &self.world.borrow().net;
+        net.is_readable(net.index(fd))
+    }
+
     fn acked(&self, fd: i32) -> Option<u64> {
         self.world.borrow().net.acked(fd)
     }

@@ -268,18 +268,20 @@ impl Socket {
             true => self.take_slot(&cx.base.with_driver(|driver| driver.arena().clone()), offer),
             false => None,
         };
+        if own_slot && slot.is_none() && (plain || offer == Some(Offer::Reserve)) {
+            return None;
+        }
         self.mark(Marks::READABLE, false);
         let max_len = plan.bytes;
-        match slot {
-            Some(slot) if plain => Some(Op::Read { fd, slot, max_len }),
-            Some(slot) => Some(Op::RecvSlot {
+        Some(match slot {
+            Some(slot) if plain => Op::Read { fd, slot, max_len },
+            Some(slot) => Op::RecvSlot {
                 fd,
                 slot,
                 max_len,
                 poll_first: false,
-            }),
-            None if own_slot && (plain || offer == Some(Offer::Reserve)) => None,
-            None => Some(Op::Recv {
+            },
+            None => Op::Recv {
                 fd,
                 multishot: plan.multishot,
                 max_len: match (self.single_read(), plan.each) {
@@ -290,8 +292,8 @@ impl Socket {
                 poll_first: plan.poll_first,
                 arm_limit: plan.bytes,
                 bundle: self.incoming.get() == Incoming::Bulk && !cx.base.slots_are_low(),
-            }),
-        }
+            },
+        })
     }
 
     /// A slot outside of the window; the reserved one where that is offered and no other is left.
@@ -387,7 +389,7 @@ impl Socket {
             return true;
         }
         let fd = self.fd.get();
-        if cx.base.with_driver(|driver| driver.readable_bytes(fd)) == 0 {
+        if !cx.base.with_driver(|driver| driver.is_readable(fd)) {
             return false;
         }
         self.mark(Marks::TOLD_WHEN_AMPLE, false);
