@@ -644,3 +644,49 @@ fn a_second_close_tells_the_report_of_the_first() {
         );
     }
 }
+
+/// Two ends that each have bytes for the other, while a third keeps the memory short: whoever holds
+/// bytes reads no more then, and nobody else is there who could free any. They go on all the same.
+#[test]
+fn two_ends_that_wait_for_each_other_while_memory_is_short_go_on() {
+    for kind in [Kind::Inet, Kind::Unix] {
+        for options in DEFERRAL {
+            for filters in [0, 1] {
+                for (kept, len) in [(5, 3 * CAPACITY), (6, 2 * CAPACITY + 1)] {
+                    let faults = Faults {
+                        slots: 8,
+                        window: 2,
+                        ..Faults::none()
+                    };
+                    let clock = Clock::with(1, faults);
+                    let (hog, feeds) = clock.connection(Kind::Unix, options);
+                    hog.enable(Interest::READ).unwrap();
+                    feeds.write(&bytes(kept * SLOT_BYTES)).unwrap();
+                    clock.run(1);
+                    assert_eq!(hog.input().len(), kept * SLOT_BYTES);
+                    assert!(clock.base.slots_are_low());
+                    let ends = <[BufferEvent; 2]>::from(clock.connection(kind, options));
+                    let got = [0; 2].map(|_| Rc::new(Cell::new(0)));
+                    let both = Interest::READ | Interest::WRITE;
+                    for (end, got) in ends.iter().zip(&got) {
+                        let top = (0..filters).fold(end.clone(), |below, _| {
+                            BufferEvent::filter(&below, Pass, Options::empty()).unwrap()
+                        });
+                        let sum = got.clone();
+                        top.set_callbacks(Callbacks::new().on_read(move |bev| {
+                            sum.set(sum.get() + bev.read(&mut [0; 4_096]));
+                        }))
+                        .unwrap();
+                        top.enable(both).unwrap();
+                        top.write(&bytes(len)).unwrap();
+                    }
+                    clock.run(60);
+                    let case = format!("{kind:?}, {options:?}, {filters} filters, {kept} slots");
+                    assert!(clock.base.slots_are_low(), "{case}");
+                    let got = got.map(|got| got.get());
+                    assert_eq!(got, [len; 2], "{case}");
+                }
+            }
+        }
+    }
+}
