@@ -1,8 +1,7 @@
 //! The calls about rate limits.
 
-use std::cell::RefCell;
-
 use super::BufferEvent;
+use super::seldom::Seldom;
 use super::shell::Cx;
 use super::transport::socket::Socket;
 use super::transport::socket::gate::Limits;
@@ -50,7 +49,7 @@ impl BufferEvent {
 
     /// The bufferevent's own limits, if it has any.
     pub fn rate_limit(&self) -> Option<RateLimitConfig> {
-        let limits = self.limits()?.borrow();
+        let limits = self.limits()?.lend();
         limits.as_ref()?.limiter.config().copied()
     }
 
@@ -92,7 +91,7 @@ impl BufferEvent {
 
     /// The group that it is in.
     pub fn group(&self) -> Option<Group> {
-        self.limits()?.borrow().as_ref()?.limiter.group()
+        self.limits()?.lend().as_ref()?.limiter.group()
     }
 
     /// Bytes in the own read bucket (`bufferevent_get_read_limit`): `isize::MAX` without own
@@ -164,13 +163,13 @@ impl BufferEvent {
         })?
     }
 
-    fn limits(&self) -> Option<&RefCell<Option<Box<Limits>>>> {
+    fn limits(&self) -> Option<&Seldom<Limits>> {
         self.0.transport.socket().map(Socket::limits)
     }
 
     fn limit(&self, direction: Direction) -> Result<isize, Error> {
         self.limited(|cx, socket| {
-            let mut limits = socket.limits().borrow_mut();
+            let mut limits = socket.limits().lend();
             Ok(limits.as_mut().map_or(isize::MAX, |limits| {
                 limits.limiter.limit(direction, cx.now())
             }))
@@ -185,7 +184,7 @@ impl BufferEvent {
         };
         let single = if single == 0 { RATE_LIMIT_MAX } else { single };
         self.limited(|cx, socket| {
-            let mut limits = socket.limits().borrow_mut();
+            let mut limits = socket.limits().lend();
             let Some(limits) = limits.as_deref_mut() else {
                 return Ok(single);
             };

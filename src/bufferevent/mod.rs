@@ -75,7 +75,7 @@ pub struct BufferEvent(Rc<Inner>);
 
 // With the two counters of its Rc it is what an idle connection costs before anything of its
 // user's.
-const _: () = assert!(size_of::<Inner<Socket>>() <= 376);
+const _: () = assert!(size_of::<Inner<Socket>>() <= 360);
 
 const FREED: Error = Error::Freed {
     what: "bufferevent",

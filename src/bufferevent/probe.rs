@@ -26,7 +26,7 @@ impl BufferEvent {
         if !idle {
             return None;
         }
-        let mut limits = socket.limits().borrow_mut();
+        let mut limits = socket.limits().lend();
         let limits = limits.as_deref_mut();
         Some(limits.and_then(|limits| limits.limiter.held_up_until(direction, base.now())))
     }
@@ -49,7 +49,7 @@ impl BufferEvent {
     pub(crate) fn describe_limits(&self) -> String {
         let socket = self.0.transport.socket();
         socket.map_or(String::new(), |socket| {
-            format!("{:?}", socket.limits().borrow())
+            format!("{:?}", &*socket.limits().lend())
         })
     }
 }

@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 
 use super::EventBase;
-use super::registration::{Key, Registration};
+use super::registration::Registration;
 
 /// How often the base looks.
 const CHECK_NS: u64 = 200_000_000;
@@ -15,7 +15,9 @@ const CHECK_NS: u64 = 200_000_000;
 /// Whom to look after, and when.
 #[derive(Debug)]
 pub(super) struct Quiet {
-    listed: RefCell<Vec<Key>>,
+    /// Tokens, half as long as keys, for every connection may be here. One that was given to another
+    /// source meanwhile has that one look once more than it would.
+    listed: RefCell<Vec<u32>>,
     /// In the driver's time; `u64::MAX`: not at all.
     at: Cell<u64>,
 }
@@ -41,7 +43,7 @@ impl EventBase {
     /// twice.
     pub(crate) fn check_when_quiet(&self, registration: &Registration) {
         let quiet = &self.0.quiet;
-        quiet.listed.borrow_mut().push(registration.key());
+        quiet.listed.borrow_mut().push(registration.token());
         if quiet.at.get() == u64::MAX {
             quiet.at.set(self.now().saturating_add(CHECK_NS));
         }
@@ -54,8 +56,8 @@ impl EventBase {
         }
         quiet.at.set(u64::MAX);
         let mut listed = std::mem::take(&mut *quiet.listed.borrow_mut());
-        listed.retain(|&key| {
-            let source = self.0.source_by(key);
+        listed.retain(|&token| {
+            let source = self.0.source(token);
             source.is_some_and(|source| source.check_quiet(self))
         });
         let mut new = quiet.listed.borrow_mut();

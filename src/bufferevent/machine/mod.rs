@@ -12,10 +12,12 @@ use crate::sys::Errno;
 mod due;
 mod ending;
 mod half;
+mod kept;
 
 pub(super) use due::{Due, Stage};
 pub(super) use ending::{Facts, Life, Step, step};
 use half::Half;
+use kept::KeptEnd;
 
 /// What stands behind the bufferevent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +72,7 @@ pub(super) struct Machine {
     /// 0: none.
     errno: i32,
     /// The end of what is received, known but not to be told now.
-    end: Option<StreamEnd>,
+    end: KeptEnd,
     pub(super) options: Options,
     enabled: Interest,
     link: Link,
@@ -97,7 +99,7 @@ impl Machine {
             handled: Due::READ,
             later: Due::default(),
             errno: 0,
-            end: None,
+            end: KeptEnd::default(),
             options,
             enabled: Interest::WRITE,
             link,
@@ -128,7 +130,7 @@ impl Machine {
         self.enabled.contains(Interest::READ)
             && !self.finished_reading
             && self.link == Link::Up
-            && self.end.is_none()
+            && !self.end.is_kept()
     }
 
     /// Whether a send should be under way.
@@ -202,7 +204,7 @@ impl Machine {
     pub(super) fn finish_reading(&mut self) {
         self.finished_reading = true;
         self.enabled.remove(Interest::READ);
-        self.end = None;
+        self.end = KeptEnd::default();
         if self.due.events().contains(Events::EOF) {
             self.due.remove_events(Events::READING | Events::EOF);
         }
@@ -241,12 +243,14 @@ impl Machine {
 
     /// The stream ended, but that is not to be told before reading goes on.
     pub(super) fn keep_end(&mut self, end: StreamEnd) {
-        self.end.get_or_insert(end);
+        if !self.end.is_kept() {
+            self.end.keep(end);
+        }
     }
 
     /// Shows an end that was kept, if reading goes on; whether it did.
     pub(super) fn show_end(&mut self) -> bool {
-        if self.end.is_none() || !self.wants_read() {
+        if !self.end.is_kept() || !self.wants_read() {
             return false;
         }
         if let Some(end) = self.end.take() {
@@ -268,7 +272,7 @@ impl Machine {
 
     /// Whether an end waits to be told.
     pub(super) fn keeps_end(&self) -> bool {
-        self.end.is_some()
+        self.end.is_kept()
     }
 
     /// Whether the stream whose end was told goes on after all: another descriptor.
@@ -401,18 +405,18 @@ impl Machine {
         let events = self.due.events();
         if events.contains(Events::READING | Events::EOF) {
             self.due.remove_events(Events::READING | Events::EOF);
-            self.end = Some(StreamEnd::Eof);
+            self.end.keep(StreamEnd::Eof);
         } else if events.contains(Events::READING | Events::ERROR)
             && !events.contains(Events::WRITING)
         {
             self.due.remove_events(Events::READING | Events::ERROR);
-            self.end = Some(StreamEnd::Error(Errno::from_raw(self.errno)));
+            self.end.keep(StreamEnd::Error(Errno::from_raw(self.errno)));
         }
     }
 
     /// A close begins: only what is buffered still matters, and the write time-out with it.
     pub(super) fn close(&mut self, now: u64) {
-        self.end = None;
+        self.end = KeptEnd::default();
         self.enabled = Interest::empty();
         self.enable(Interest::WRITE, now);
         let write_timeout = self.wr.timeout;
@@ -543,7 +547,7 @@ impl Machine {
     pub(super) fn set_link(&mut self, link: Link, now: u64) {
         self.link = link;
         self.finished_reading = false;
-        self.end = None;
+        self.end = KeptEnd::default();
         self.at_end = false;
         self.rd.since = now;
         self.wr.since = now;

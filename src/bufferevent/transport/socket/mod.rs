@@ -11,7 +11,7 @@
 //! | `gate` | rate limits before both |
 //! | `descriptor` | what the descriptor is; changing it, letting go of it (I6) |
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 
 use super::{Changed, End, Rest, Transport};
@@ -54,7 +54,7 @@ pub(in crate::bufferevent) struct Socket {
     connect: Cell<Option<OpId>>,
     rare: Seldom<Rare>,
     unseen: Seldom<Unseen>,
-    limits: RefCell<Option<Box<Limits>>>,
+    limits: Seldom<Limits>,
     /// See `set_receive_bound`.
     receive_bound: Cell<u32>,
     /// What it received waits in somebody else's output.
@@ -137,7 +137,7 @@ impl Socket {
             connect: Cell::new(None),
             rare: Seldom::default(),
             unseen: Seldom::default(),
-            limits: RefCell::default(),
+            limits: Seldom::default(),
             receive_bound: Cell::new(0),
             backlogged: Cell::new(false),
             watched: Cell::new(false),
@@ -156,7 +156,7 @@ impl Socket {
         self.in_flight.get()
     }
 
-    pub(in crate::bufferevent) fn limits(&self) -> &RefCell<Option<Box<Limits>>> {
+    pub(in crate::bufferevent) fn limits(&self) -> &Seldom<Limits> {
         &self.limits
     }
 

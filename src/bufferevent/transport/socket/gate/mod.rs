@@ -31,7 +31,7 @@ impl Socket {
     /// How to receive, `bytes` at most until the next launch (0: no bound); `multishot`: if that
     /// can be.
     pub(super) fn gate_receive(&self, cx: &Cx<'_>, multishot: bool, bytes: u32) -> Receive {
-        let mut slot = self.limits.borrow_mut();
+        let mut slot = self.limits.lend();
         let Some(limits) = slot.as_deref_mut() else {
             return Receive::Launch {
                 multishot,
@@ -51,7 +51,7 @@ impl Socket {
 
     /// How much of `bytes` to send now; none: the direction is suspended.
     pub(super) fn gate_send(&self, cx: &Cx<'_>, bytes: usize) -> Option<usize> {
-        let mut slot = self.limits.borrow_mut();
+        let mut slot = self.limits.lend();
         let Some(limits) = slot.as_deref_mut() else {
             return Some(bytes);
         };
@@ -69,7 +69,7 @@ impl Socket {
 
     /// A receive completed, or a part of it.
     pub(super) fn settle_receive(&self, cx: &Cx<'_>, completion: &Completion) {
-        if let Some(limits) = self.limits.borrow_mut().as_deref_mut() {
+        if let Some(limits) = self.limits.lend().as_deref_mut() {
             // Without a slot a receive ends once there is something to receive: to ask as if
             // there were nothing would be answered with a poll, over and over.
             let no_slot = matches!(completion.result, Err(errno) if errno.raw() == libc::ENOBUFS);
@@ -83,21 +83,21 @@ impl Socket {
 
     /// A send completed.
     pub(super) fn settle_send(&self, cx: &Cx<'_>, completion: &Completion) {
-        if let Some(limits) = self.limits.borrow_mut().as_deref_mut() {
+        if let Some(limits) = self.limits.lend().as_deref_mut() {
             limits.settle(cx.base, Direction::Write, completion);
         }
     }
 
     /// The poll that the gate asked for ended.
     pub(super) fn note_readable(&self, readable: bool) {
-        if let Some(limits) = self.limits.borrow_mut().as_deref_mut() {
+        if let Some(limits) = self.limits.lend().as_deref_mut() {
             limits.readable = readable;
         }
     }
 
     /// No receive was launched after all: there was no slot for it.
     pub(super) fn return_receive(&self, cx: &Cx<'_>) {
-        if let Some(limits) = self.limits.borrow_mut().as_deref_mut()
+        if let Some(limits) = self.limits.lend().as_deref_mut()
             && let Some(grant) = limits.read.grant.take()
         {
             let now = cx.now();
@@ -107,7 +107,7 @@ impl Socket {
 
     /// The operations in flight concern this bufferevent no longer.
     pub(in crate::bufferevent) fn forget_grants(&self, cx: &Cx<'_>) {
-        let mut slot = self.limits.borrow_mut();
+        let mut slot = self.limits.lend();
         let Some(limits) = slot.as_deref_mut() else {
             return;
         };
@@ -124,14 +124,14 @@ impl Socket {
         &self,
         base: &EventBase,
     ) -> Result<Option<Rc<GroupPort>>, Error> {
-        let limits = self.limits.borrow();
+        let limits = self.limits.lend();
         let group = limits.as_ref().and_then(|limits| limits.limiter.group());
         group.map(|group| base.group_port(&group)).transpose()
     }
 
     /// It has moved there, as `member` of its group: wakes come by that port from now on.
     pub(super) fn move_limits(&self, port: Option<Rc<GroupPort>>, member: u64) {
-        let mut slot = self.limits.borrow_mut();
+        let mut slot = self.limits.lend();
         let Some(limits) = slot.as_deref_mut() else {
             return;
         };
@@ -164,7 +164,7 @@ impl Socket {
     /// Brings the limits in line with what is wanted now; when to look again, `u64::MAX`: not by
     /// time.
     pub(super) fn settle_limits(&self, cx: &Cx<'_>, machine: &mut Machine, output: usize) -> u64 {
-        let mut slot = self.limits.borrow_mut();
+        let mut slot = self.limits.lend();
         let Some(limits) = slot.as_deref_mut() else {
             return u64::MAX;
         };
@@ -194,7 +194,7 @@ impl Socket {
 
     /// Time has passed: directions whose own bucket is filled again get their turn.
     pub(super) fn expire_limits(&self, cx: &Cx<'_>, now: u64) {
-        let mut slot = self.limits.borrow_mut();
+        let mut slot = self.limits.lend();
         let Some(limits) = slot.as_deref_mut() else {
             return;
         };
@@ -212,7 +212,7 @@ impl Socket {
 
     /// The budget of a suspended direction came back.
     pub(super) fn reopen_gate(&self, direction: Direction) {
-        if let Some(limits) = self.limits.borrow_mut().as_deref_mut() {
+        if let Some(limits) = self.limits.lend().as_deref_mut() {
             limits.gate(direction).closed_until = 0;
         }
     }
@@ -224,7 +224,7 @@ impl Socket {
         cx: &Cx<'_>,
         change: impl FnOnce(&mut Limits) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let mut slot = self.limits.borrow_mut();
+        let mut slot = self.limits.lend();
         let limits = slot.get_or_insert_default();
         let changed = change(limits);
         if changed.is_ok() {
@@ -248,7 +248,7 @@ impl Socket {
 
     /// A receive may hold bytes that other members could use.
     fn holds_paused_share(&self) -> bool {
-        let limits = self.limits.borrow();
+        let limits = self.limits.lend();
         let shared = limits
             .as_deref()
             .is_some_and(|limits| limits.limiter.is_member() && limits.read.grant.is_some());
