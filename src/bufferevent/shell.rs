@@ -397,13 +397,14 @@ impl<'a> Cx<'a> {
     }
 
     /// The input's length or its mark changed by the user's hand: there may be room for more.
-    #[inline]
+    #[inline(always)]
     pub(super) fn input_changed(&self) {
         if self.machine().minds_input() {
             self.input_moved();
         }
     }
 
+    #[cold]
     fn input_moved(&self) {
         let input = self.shell().input_len();
         let resumed = self.machine_mut().handle_input_changed(input, self.now());
