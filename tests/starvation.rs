@@ -333,7 +333,8 @@ fn uploads_nobody_reads_starve_nobody_and_end_when_their_clients_reset() {
         talks.join().unwrap();
         echo.free();
         assert_eq!(ended.get(), 0);
-        // They stand still, most of them for the lack of memory: their resets are seen all the same.
+        // They stand still, most of them for the lack of memory: their resets are seen all the
+        // same.
         for client in clients {
             reset(client);
         }

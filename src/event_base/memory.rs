@@ -11,8 +11,8 @@
 //! - what waits is copied out of its slots, as tightly as can be.
 //!
 //! Those that are parked may wait for each other, with nobody else there to free any memory: a peer
-//! that is read from first, and only then reads. When no byte has left for a fifth of a second, each
-//! of them receives a share, as long as the cap allows.
+//! that is read from first, and only then reads. When no byte has left for a fifth of a second,
+//! each of them receives a share, as long as the cap allows.
 //!
 //! Should nothing be left all the same, those that hold nothing at all receive into the reserved
 //! slot, one after the other.
@@ -95,7 +95,8 @@ impl EventBase {
         }
     }
 
-    /// When [`give_turns`](Self::give_turns) is due next; `u64::MAX`: never. It keeps no loop alive.
+    /// When [`give_turns`](Self::give_turns) is due next; `u64::MAX`: never. It keeps no loop
+    /// alive.
     pub(super) fn next_turn(&self) -> u64 {
         self.0.memory.turn_at.get()
     }

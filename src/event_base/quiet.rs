@@ -15,8 +15,8 @@ const CHECK_NS: u64 = 200_000_000;
 /// Whom to look after, and when.
 #[derive(Debug)]
 pub(super) struct Quiet {
-    /// Tokens, half as long as keys, for every connection may be here. One that was given to another
-    /// source meanwhile has that one look once more than it would.
+    /// Tokens, half as long as keys, for every connection may be here. One that was given to
+    /// another source meanwhile has that one look once more than it would.
     listed: RefCell<Vec<u32>>,
     /// In the driver's time; `u64::MAX`: not at all.
     at: Cell<u64>,

@@ -491,8 +491,8 @@ impl Scenario {
         assert!(told, "{who}: was not told the end");
     }
 
-    /// Whether one of these holds bytes that wait for their peer, while all memory is spent: it waits
-    /// for those who need it. Whoever holds nothing is never excused.
+    /// Whether one of these holds bytes that wait for their peer, while all memory is spent: it
+    /// waits for those who need it. Whoever holds nothing is never excused.
     pub(super) fn waits_for_memory(&self, bevs: &[&BufferEvent]) -> bool {
         self.short.get() && bevs.iter().any(|bev| holds(bev))
     }

@@ -380,8 +380,8 @@ impl Socket {
         }
     }
 
-    /// Nothing moves, and memory is short: what its peer waits for may be that it is read from. Says
-    /// whether it left the list of those that are parked.
+    /// Nothing moves, and memory is short: what its peer waits for may be that it is read from.
+    /// Says whether it left the list of those that are parked.
     pub(super) fn read_a_share(&self, cx: &Cx<'_>) -> bool {
         let parked = self.receiving.get();
         if !parked.is_parked() {
