@@ -551,3 +551,38 @@ fn a_reset_of_a_side_that_stands_still_is_noticed_whatever_waits_behind_it() {
         drop(right);
     }
 }
+
+/// All of an upload is in the kernel's hands while its reader takes it slowly: that is no idleness.
+#[test]
+fn a_peer_that_takes_what_the_kernel_holds_is_not_idle() {
+    let base = EventBase::new().unwrap();
+    let idle = Duration::from_millis(300);
+    let (left, a) = tcp_pair();
+    let (right, b) = tcp_pair();
+    rustix::net::sockopt::set_socket_recv_buffer_size(&right, 8 << 10).unwrap();
+    let options = RelayOptions::default().idle_timeout(Some(idle));
+    let relay = relay(&adopt(&base, a), &adopt(&base, b), options).unwrap();
+    let report = Rc::new(Cell::new(None));
+    let told = report.clone();
+    relay.on_end(move |how| told.set(Some(*how)));
+    let sent = noise(6, 1 << 20);
+    let out = sent.clone();
+    let peers = thread::spawn(move || {
+        (&left).write_all(&out).unwrap();
+        left.shutdown(Shutdown::Write).unwrap();
+        let (mut got, mut part) = (Vec::new(), vec![0; 8 << 10]);
+        loop {
+            match (&right).read(&mut part).unwrap() {
+                0 => break,
+                n => got.extend_from_slice(&part[..n]),
+            }
+            thread::sleep(idle / 50);
+        }
+        got
+    });
+    base.run().unwrap();
+    assert!(peers.join().unwrap() == sent);
+    let report = report.get().expect("it ended");
+    assert_eq!(report.a_to_b, sent.len() as u64);
+    assert_clean(&base);
+}

@@ -151,6 +151,10 @@ pub(crate) trait Driver {
     /// anything but TCP.
     fn acked(&self, fd: i32) -> Option<u64>;
 
+    /// How many bytes that a TCP connection has taken its peer has not acknowledged; 0 for anything
+    /// else.
+    fn unacked(&self, fd: i32) -> usize;
+
     /// Ends the sending direction (FIN).
     fn shutdown_write(&mut self, fd: i32) -> io::Result<()>;
 

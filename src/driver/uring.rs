@@ -174,6 +174,10 @@ impl Driver for Uring {
         net::bytes_acked(fd)
     }
 
+    fn unacked(&self, fd: i32) -> usize {
+        net::bytes_unacked(fd)
+    }
+
     fn shutdown_write(&mut self, fd: i32) -> io::Result<()> {
         net::shutdown_write(fd)
     }

@@ -135,6 +135,24 @@ pub(crate) fn bytes_acked(fd: RawFd) -> Option<u64> {
     whole.then_some(info[PLACE / 8])
 }
 
+/// Bytes in the send queue of a TCP connection that its peer has not acknowledged (`SIOCOUTQ`); 0
+/// for anything else.
+pub(crate) fn bytes_unacked(fd: RawFd) -> usize {
+    if bytes_acked(fd).is_none() {
+        // Of a Unix socket it counts what the peer has not read.
+        return 0;
+    }
+    let mut waiting: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ (the same number as TIOCOUTQ) writes one int, to a place that outlives the
+    // call.
+    let ret = unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &raw mut waiting) };
+    if ret < 0 {
+        0
+    } else {
+        usize::try_from(waiting).unwrap_or(0)
+    }
+}
+
 /// Sends small writes at once instead of gathering them (`TCP_NODELAY`).
 pub fn set_nodelay(fd: RawFd, on: bool) -> io::Result<()> {
     set_int(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, i32::from(on))

@@ -179,6 +179,10 @@ impl Driver for Sim {
         self.world.borrow().net.acked(fd)
     }
 
+    fn unacked(&self, fd: i32) -> usize {
+        self.world.borrow().net.unacked(fd)
+    }
+
     fn shutdown_write(&mut self, fd: i32) -> io::Result<()> {
         let ended = self.world.borrow_mut().shutdown_write(fd);
         ended.map_err(io::Error::from)

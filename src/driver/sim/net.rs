@@ -332,6 +332,12 @@ impl Net {
         Some(self.sockets[peer].delivered)
     }
 
+    pub(super) fn unacked(&self, fd: i32) -> usize {
+        let socket = &self.sockets[self.index(fd)];
+        let peer = socket.peer.filter(|_| socket.kind == Kind::Inet);
+        peer.map_or(0, |peer| self.sockets[peer].wire_bytes)
+    }
+
     pub(super) fn local_addr(&self, fd: i32) -> SockAddr {
         let at = self.index(fd);
         address_of(self.sockets[at].port, at)

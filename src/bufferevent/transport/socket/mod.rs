@@ -191,6 +191,7 @@ impl Socket {
     /// Has progress told of as the kernel takes bytes, for somebody above who times it.
     pub(in crate::bufferevent) fn watch_progress(&self, cx: &Cx<'_>, watch: bool) {
         self.watched.set(watch);
+        self.note_acknowledged(cx);
         self.quicken_send(cx);
     }
 

@@ -206,7 +206,15 @@ impl Socket {
     /// although no operation could say so.
     pub(super) fn peer_acknowledged(&self, cx: &Cx<'_>) -> bool {
         let Some(fd) = self.fd() else { return false };
-        if !self.is_sending() || self.kind.get() != Kind::Inet {
+        if self.kind.get() != Kind::Inet {
+            return false;
+        }
+        // What the kernel took as a whole is still on its way to a peer that takes it slowly.
+        let on_the_way = || {
+            let unacked = cx.base.with_driver(|driver| driver.unacked(fd));
+            self.watched.get() && unacked != 0
+        };
+        if !self.is_sending() && !on_the_way() {
             return false;
         }
         let Some(acked) = cx.base.with_driver(|driver| driver.acked(fd)) else {
@@ -218,7 +226,7 @@ impl Socket {
 
     /// The kernel has no room for more, and the write timer starts again: what the peer
     /// acknowledges from now on is progress, too.
-    fn note_acknowledged(&self, cx: &Cx<'_>) {
+    pub(super) fn note_acknowledged(&self, cx: &Cx<'_>) {
         let fd = self.fd.get();
         let timed = self.watched.get() || cx.machine().timeouts().1 != 0;
         if fd >= 0 && self.kind.get() == Kind::Inet && timed {
