@@ -377,12 +377,13 @@ impl Filtering {
         if !rest.is_empty() {
             cx.machine_mut().handle_forwarded(rest, errno);
         }
-        if end.is_some() && cx.machine().hold() == Hold::Relay {
-            // The relay gives up what waits, and wants to know now.
+        if let Some(end @ StreamEnd::Error(_)) = end
+            && cx.machine().hold() == Hold::Relay
+        {
+            // The relay gives up what waits, and wants to know now. An end in order waits behind
+            // it.
             self.below_end.set(None);
-            if let Some(end) = end {
-                cx.ended(end);
-            }
+            cx.ended(end);
             return;
         }
         self.show_end(cx);
