@@ -748,3 +748,46 @@ fn what_a_callback_of_the_input_takes_makes_room() {
         }
     }
 }
+
+/// An echo that pauses at its mark: passing the input on makes room, to whichever output it goes.
+#[test]
+fn passing_the_input_on_makes_room() {
+    for (tcp, filters) in [(false, 0), (true, 0), (true, 1), (false, 2)] {
+        for (high, size) in [(1, 30), (100, 5_000), (4_096, 200_000)] {
+            for (options, to_itself) in [
+                (Options::empty(), true),
+                (Options::DEFER_CALLBACKS, true),
+                (Options::empty(), false),
+                (Options::DEFER_CALLBACKS, false),
+            ] {
+                let base = EventBase::new().unwrap();
+                let (below, mut peer) = resting_pair(&base, tcp, options);
+                let bev = under_filters(&below, filters, options);
+                let (other, far) = BufferEvent::pair(&base, Options::empty()).unwrap();
+                far.enable(Interest::READ).unwrap();
+                let sink = if to_itself { bev.clone() } else { other };
+                bev.set_watermarks(Interest::READ, 0, high).unwrap();
+                let passed = Rc::new(Cell::new(0));
+                let sum = passed.clone();
+                bev.set_callbacks(Callbacks::new().on_read(move |bev| {
+                    sum.set(sum.get() + bev.transfer_to(&sink).unwrap());
+                }))
+                .unwrap();
+                bev.enable(Interest::READ).unwrap();
+                let case =
+                    format!("tcp {tcp}, {filters}, {high}, {size}, {options:?}, {to_itself}");
+                let (mut sent, mut got, mut data) = (0, 0, vec![0; 64 << 10]);
+                let bytes = pattern(size);
+                let all = turn_until(&base, || {
+                    sent += peer.write(&bytes[sent..]).unwrap_or(0);
+                    got += match to_itself {
+                        true => peer.read(&mut data).unwrap_or(0),
+                        false => far.read(&mut data),
+                    };
+                    got == size
+                });
+                assert!(all && passed.get() == size, "{case}: {got} of {passed:?}");
+            }
+        }
+    }
+}
