@@ -791,3 +791,29 @@ fn passing_the_input_on_makes_room() {
         }
     }
 }
+
+/// What was sent is the readiness that enabling WRITE promised to tell of: it is told once.
+#[test]
+fn enabling_and_writing_is_one_write_callback() {
+    for tcp in [false, true] {
+        for options in [Options::empty(), Options::DEFER_CALLBACKS] {
+            for size in [1, 3_000] {
+                let base = EventBase::new().unwrap();
+                let (bev, mut peer) = resting_pair(&base, tcp, options);
+                let calls = Rc::new(Cell::new(0));
+                let count = calls.clone();
+                bev.set_callbacks(Callbacks::new().on_write(move |_| count.set(count.get() + 1)))
+                    .unwrap();
+                bev.enable(Interest::WRITE).unwrap();
+                bev.write(&pattern(size)).unwrap();
+                assert!(turn_until(&base, || calls.get() != 0 && bev.output().is_empty()));
+                // Whatever has it looked at again.
+                bev.enable(Interest::READ).unwrap();
+                peer.write_all(b"more").unwrap();
+                assert!(turn_until(&base, || bev.input().len() == 4));
+                rest(&base);
+                assert_eq!(calls.get(), 1, "tcp {tcp}, {options:?}, {size}");
+            }
+        }
+    }
+}
