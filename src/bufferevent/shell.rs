@@ -484,8 +484,8 @@ impl<'a> Cx<'a> {
     }
 
     /// Tells the buffers' own callbacks. They have a buffer in their hands, as any closure of
-    /// [`BufferView::with`](super::BufferView::with): nobody else is called meanwhile, and what they
-    /// did to either buffer takes effect afterwards.
+    /// [`BufferView::with`](super::BufferView::with): nobody else is called meanwhile, and what
+    /// they did to either buffer takes effect afterwards.
     #[cold]
     fn tell_watchers(&self) {
         let guard = Interrupted(self);
