@@ -590,3 +590,230 @@ fn callbacks_of_the_buffers_run_with_nothing_borrowed_and_may_write() {
         }
     }
 }
+
+/// Turns the loop until nothing is left to do but to wait.
+fn rest(base: &EventBase) {
+    for _ in 0..5 {
+        base.run_with(RunFlags::NONBLOCK | RunFlags::NO_EXIT_ON_EMPTY)
+            .unwrap();
+    }
+}
+
+/// Ours, which nobody keeps awake, and the peer's end, which does not block.
+fn resting_pair(base: &EventBase, tcp: bool, options: Options) -> (BufferEvent, Box<dyn Peer>) {
+    let (bev, peer): (_, Box<dyn Peer>) = match tcp {
+        true => {
+            let (theirs, ours) = tcp_pair();
+            theirs.set_nonblocking(true).unwrap();
+            (over(base, ours, options), Box::new(theirs))
+        }
+        false => {
+            let (theirs, ours) = UnixStream::pair().unwrap();
+            theirs.set_nonblocking(true).unwrap();
+            (over(base, ours, options), Box::new(theirs))
+        }
+    };
+    (bev, peer)
+}
+
+trait Peer: Read + Write {}
+
+impl<T: Read + Write> Peer for T {}
+
+/// Whatever the program does from a callback of a buffer: it has that buffer in its hands, so that
+/// no other callback runs within it, and finds the buffer busy; what it did takes effect after it.
+#[test]
+fn no_callback_runs_within_a_callback_of_a_buffer() {
+    for options in [Options::empty(), Options::DEFER_CALLBACKS] {
+        for (tcp, filters) in [(false, 0), (true, 0), (false, 1), (true, 2)] {
+            for size in [1, 300, 100_000] {
+                let base = EventBase::new().unwrap();
+                let (below, mut peer) = resting_pair(&base, tcp, options);
+                let bev = under_filters(&below, filters, options);
+                WATCHED.set(Some(bev.clone()));
+                let refused = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+                let counted = refused.clone();
+                bev.input()
+                    .with(|input| {
+                        input.add_callback(move |_, change| {
+                            if change.added == 0 {
+                                return;
+                            }
+                            WATCHED.with_borrow(|bev| {
+                                let bev = bev.as_ref().unwrap();
+                                bev.write(b"!").unwrap();
+                                bev.enable(Interest::READ).unwrap();
+                                let again = bev.base().unwrap().run_with(RunFlags::NONBLOCK);
+                                let refused = usize::from(again.is_err());
+                                counted.fetch_add(refused, std::sync::atomic::Ordering::Relaxed);
+                                assert!(again.is_err(), "the loop would find the buffer in use");
+                            });
+                        })
+                    })
+                    .unwrap();
+                let read = Rc::new(Cell::new(0));
+                let sum = read.clone();
+                bev.set_callbacks(Callbacks::new().on_read(move |bev| {
+                    let mut data = vec![0; bev.input().len()];
+                    assert!(!data.is_empty(), "called with something to read");
+                    assert_eq!(bev.read(&mut data), data.len(), "nobody has the input");
+                    sum.set(sum.get() + data.len());
+                }))
+                .unwrap();
+                bev.enable(Interest::READ).unwrap();
+                rest(&base);
+                peer.write_all(&pattern(size)).unwrap();
+                let case = format!("{options:?}, tcp {tcp}, {filters} filters, {size} bytes");
+                assert!(turn_until(&base, || read.get() == size), "{case}");
+                assert_ne!(refused.load(std::sync::atomic::Ordering::Relaxed), 0);
+                WATCHED.set(None);
+            }
+        }
+    }
+}
+
+/// A connection at rest: nothing else has the loop look at what such a callback wrote.
+#[test]
+fn what_a_callback_of_a_buffer_writes_is_sent_from_a_connection_at_rest() {
+    for (tcp, filters) in [(false, 0), (true, 0), (true, 1), (false, 2)] {
+        for (of_input, from_loop) in [(true, true), (true, false), (false, true), (false, false)] {
+            let base = EventBase::new().unwrap();
+            let (below, mut peer) = resting_pair(&base, tcp, Options::empty());
+            let bev = under_filters(&below, filters, Options::empty());
+            bev.enable(Interest::READ).unwrap();
+            peer.write_all(b"ping").unwrap();
+            assert!(turn_until(&base, || bev.input().len() == 4));
+            rest(&base);
+            WATCHED.set(Some(bev.clone()));
+            let mut first = true;
+            let answer = move |_: &mut EvBuffer, _: &evring::evbuffer::Change| {
+                if std::mem::take(&mut first) {
+                    WATCHED.with_borrow(|bev| bev.as_ref().unwrap().write(b"!").unwrap());
+                }
+            };
+            let view = if of_input { bev.input() } else { bev.output() };
+            view.with(|buffer| buffer.add_callback(answer)).unwrap();
+            rest(&base);
+            let touched = bev.clone();
+            let touch = move || match of_input {
+                true => assert_eq!(touched.read(&mut [0; 4]), 4),
+                false => touched.write(b"o").unwrap(),
+            };
+            if from_loop {
+                base.defer(move |_| touch());
+            } else {
+                touch();
+            }
+            let expected: &[u8] = if of_input { b"!" } else { b"o!" };
+            let (mut got, mut data) = (Vec::new(), [0; 8]);
+            let all = turn_until(&base, || {
+                let n = peer.read(&mut data).unwrap_or(0);
+                got.extend_from_slice(&data[..n]);
+                got.len() >= expected.len()
+            });
+            let case = format!("tcp {tcp}, {filters} filters, {of_input}, {from_loop}");
+            assert!(all && got == expected, "{case}: {got:?}");
+            WATCHED.set(None);
+        }
+    }
+}
+
+/// A callback of the input takes what comes: the input has room again, below a mark of any size.
+#[test]
+fn what_a_callback_of_the_input_takes_makes_room() {
+    for tcp in [false, true] {
+        for (high, size) in [(1, 40), (4, 3_000), (1_000, 100_000)] {
+            let base = EventBase::new().unwrap();
+            let (bev, mut peer) = resting_pair(&base, tcp, Options::empty());
+            bev.set_watermarks(Interest::READ, 0, high).unwrap();
+            let taken = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+            let sum = taken.clone();
+            bev.input()
+                .with(|input| {
+                    input.add_callback(move |buffer, change| {
+                        if change.added != 0 {
+                            sum.fetch_add(buffer.len(), std::sync::atomic::Ordering::Relaxed);
+                            buffer.drain(buffer.len()).unwrap();
+                        }
+                    })
+                })
+                .unwrap();
+            bev.enable(Interest::READ).unwrap();
+            peer.write_all(&pattern(size)).unwrap();
+            let all = || taken.load(std::sync::atomic::Ordering::Relaxed) == size;
+            assert!(
+                turn_until(&base, all),
+                "tcp {tcp}, {high}, {size}: {taken:?}"
+            );
+        }
+    }
+}
+
+/// An echo that pauses at its mark: passing the input on makes room, to whichever output it goes.
+#[test]
+fn passing_the_input_on_makes_room() {
+    for (tcp, filters) in [(false, 0), (true, 0), (true, 1), (false, 2)] {
+        for (high, size) in [(1, 30), (100, 5_000), (4_096, 200_000)] {
+            for (options, to_itself) in [
+                (Options::empty(), true),
+                (Options::DEFER_CALLBACKS, true),
+                (Options::empty(), false),
+                (Options::DEFER_CALLBACKS, false),
+            ] {
+                let base = EventBase::new().unwrap();
+                let (below, mut peer) = resting_pair(&base, tcp, options);
+                let bev = under_filters(&below, filters, options);
+                let (other, far) = BufferEvent::pair(&base, Options::empty()).unwrap();
+                far.enable(Interest::READ).unwrap();
+                let sink = if to_itself { bev.clone() } else { other };
+                bev.set_watermarks(Interest::READ, 0, high).unwrap();
+                let passed = Rc::new(Cell::new(0));
+                let sum = passed.clone();
+                bev.set_callbacks(Callbacks::new().on_read(move |bev| {
+                    sum.set(sum.get() + bev.transfer_to(&sink).unwrap());
+                }))
+                .unwrap();
+                bev.enable(Interest::READ).unwrap();
+                let case =
+                    format!("tcp {tcp}, {filters}, {high}, {size}, {options:?}, {to_itself}");
+                let (mut sent, mut got, mut data) = (0, 0, vec![0; 64 << 10]);
+                let bytes = pattern(size);
+                let all = turn_until(&base, || {
+                    sent += peer.write(&bytes[sent..]).unwrap_or(0);
+                    got += match to_itself {
+                        true => peer.read(&mut data).unwrap_or(0),
+                        false => far.read(&mut data),
+                    };
+                    got == size
+                });
+                assert!(all && passed.get() == size, "{case}: {got} of {passed:?}");
+            }
+        }
+    }
+}
+
+/// What was sent is the readiness that enabling WRITE promised to tell of: it is told once.
+#[test]
+fn enabling_and_writing_is_one_write_callback() {
+    for tcp in [false, true] {
+        for options in [Options::empty(), Options::DEFER_CALLBACKS] {
+            for size in [1, 3_000] {
+                let base = EventBase::new().unwrap();
+                let (bev, mut peer) = resting_pair(&base, tcp, options);
+                let calls = Rc::new(Cell::new(0));
+                let count = calls.clone();
+                bev.set_callbacks(Callbacks::new().on_write(move |_| count.set(count.get() + 1)))
+                    .unwrap();
+                bev.enable(Interest::WRITE).unwrap();
+                bev.write(&pattern(size)).unwrap();
+                assert!(turn_until(&base, || calls.get() != 0 && bev.output().is_empty()));
+                // Whatever has it looked at again.
+                bev.enable(Interest::READ).unwrap();
+                peer.write_all(b"more").unwrap();
+                assert!(turn_until(&base, || bev.input().len() == 4));
+                rest(&base);
+                assert_eq!(calls.get(), 1, "tcp {tcp}, {options:?}, {size}");
+            }
+        }
+    }
+}

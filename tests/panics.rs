@@ -10,8 +10,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use evring::{
-    Addr, BufferEvent, Callbacks, EventBase, Exit, Filter, Interest, ListenOptions, Listener,
-    Options, RunFlags,
+    Addr, BufferEvent, Callbacks, EvBuffer, EventBase, Exit, Filter, FilterResult, FlushMode,
+    Interest, ListenOptions, Listener, Options, RunFlags,
 };
 
 /// A bound on everything that waits in these tests.
@@ -434,4 +434,202 @@ fn what_a_base_keeps_is_dropped_although_one_of_it_panics() {
     assert_eq!(dropped.get(), 2);
     assert!(catch_unwind(AssertUnwindSafe(|| drop(base))).is_err());
     assert_eq!(dropped.get(), 5);
+}
+
+/// A peer's end that does not block, and ours.
+fn over_socket(base: &EventBase) -> (BufferEvent, UnixStream) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    let bev = BufferEvent::socket(base, Some(ours.into()), Options::CLOSE_ON_FREE).unwrap();
+    (bev, theirs)
+}
+
+/// The same, under so many filters.
+fn filtered<F: Filter + 'static>(
+    base: &EventBase,
+    filters: usize,
+    mut filter: impl FnMut() -> F,
+) -> (BufferEvent, UnixStream) {
+    let (below, peer) = over_socket(base);
+    let over = |below, _| BufferEvent::filter(&below, filter(), Options::CLOSE_ON_FREE).unwrap();
+    ((0..filters).fold(below, over), peer)
+}
+
+/// Whether the peer has seen the end of the stream.
+fn sees_end(peer: &mut UnixStream) -> bool {
+    let mut data = vec![0; 1 << 20];
+    loop {
+        match peer.read(&mut data) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(error) => return error.kind() != std::io::ErrorKind::WouldBlock,
+        }
+    }
+}
+
+/// Filters that panic the first time, in one direction or in both.
+struct Startled {
+    input: bool,
+    output: bool,
+}
+
+impl Filter for Startled {
+    fn input(
+        &mut self,
+        src: &mut EvBuffer,
+        dst: &mut EvBuffer,
+        _: Option<usize>,
+        _: FlushMode,
+    ) -> FilterResult {
+        if std::mem::take(&mut self.input) {
+            boom();
+        }
+        dst.add_buffer(src).unwrap();
+        FilterResult::Ok
+    }
+
+    fn output(
+        &mut self,
+        src: &mut EvBuffer,
+        dst: &mut EvBuffer,
+        _: Option<usize>,
+        _: FlushMode,
+    ) -> FilterResult {
+        if std::mem::take(&mut self.output) {
+            boom();
+        }
+        dst.add_buffer(src).unwrap();
+        FilterResult::Ok
+    }
+}
+
+#[test]
+fn what_a_panicking_filter_left_is_passed_on_without_another_write() {
+    for filters in [1, 2, 3] {
+        for (input, output) in [(true, false), (false, true), (true, true)] {
+            for (size, echoed) in [(1, false), (1, true), (100_000, false), (100_000, true)] {
+                let base = EventBase::new().unwrap();
+                let (bev, mut peer) = filtered(&base, filters, || Startled { input, output });
+                bev.set_callbacks(Callbacks::new().on_read(|bev| bev.transfer_to(bev)))
+                    .unwrap();
+                bev.enable(Interest::READ).unwrap();
+                // All at rest.
+                for _ in 0..3 {
+                    base.run_with(RunFlags::NONBLOCK).unwrap();
+                }
+                if echoed {
+                    peer.write_all(&vec![7; size]).unwrap();
+                } else {
+                    let write = AssertUnwindSafe(|| bev.write(&vec![7; size]));
+                    assert_eq!(catch_unwind(write).is_err(), output);
+                }
+                let (mut got, mut data) = (0, vec![0; size]);
+                turn_until(&base, || {
+                    got += peer.read(&mut data).unwrap_or(0);
+                    got == size
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn a_closure_that_panics_with_a_buffer_in_its_hands_holds_nothing_up() {
+    struct Pass;
+    impl Filter for Pass {}
+    for filters in [0, 1] {
+        for (high, size) in [(1, 2), (100, 150), (40_000, 70_000)] {
+            let base = EventBase::new().unwrap();
+            let (bev, mut peer) = filtered(&base, filters, || Pass);
+            bev.set_watermarks(Interest::READ, 0, high).unwrap();
+            bev.enable(Interest::READ).unwrap();
+            peer.write_all(&vec![1; size]).unwrap();
+            turn_until(&base, || bev.input().len() == high);
+            for _ in 0..3 {
+                base.run_with(RunFlags::NONBLOCK).unwrap();
+            }
+            let take = || {
+                bev.input().with(|input| {
+                    input.drain(high).unwrap();
+                    boom();
+                })
+            };
+            assert!(catch_unwind(AssertUnwindSafe(take)).is_err());
+            // Reading goes on, although nobody could say that there is room.
+            turn_until(&base, || bev.input().len() == size - high);
+            let write = || {
+                bev.output().with(|output| {
+                    output.add(b"answer").unwrap();
+                    boom();
+                })
+            };
+            assert!(catch_unwind(AssertUnwindSafe(write)).is_err());
+            let (mut got, mut data) = (0, [0; 8]);
+            turn_until(&base, || {
+                got += peer.read(&mut data).unwrap_or(0);
+                got == 6
+            });
+        }
+    }
+}
+
+/// A filter, a callback or a payload whose destructor panics while its bufferevent ends: the
+/// connection is closed all the same, and every report made.
+#[test]
+fn a_bufferevent_ends_whole_when_a_destructor_panics() {
+    struct Fragile(#[allow(dead_code, reason = "dropped")] Option<Bomb>);
+    impl Filter for Fragile {}
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum How {
+        Free,
+        Close,
+        Late,
+    }
+    for filters in [0, 1, 2] {
+        for (of_filter, of_callback, of_payload) in [
+            (true, false, false),
+            (false, true, false),
+            (false, false, true),
+            (true, true, true),
+        ] {
+            for how in [How::Free, How::Close, How::Late] {
+                let base = EventBase::new().unwrap();
+                let fragile = || Fragile(of_filter.then(|| Bomb(Vec::new())));
+                let (bev, mut peer) = filtered(&base, filters, fragile);
+                let kept = of_callback.then(|| Bomb(Vec::new()));
+                bev.set_callbacks(Callbacks::new().on_read(move |_| _ = &kept))
+                    .unwrap();
+                bev.enable(Interest::READ).unwrap();
+                if of_payload {
+                    bev.disable(Interest::WRITE).unwrap();
+                    bev.output()
+                        .with(|output| output.add_owner(Bomb(vec![1; 3_000])))
+                        .unwrap()
+                        .unwrap();
+                }
+                let reports = Rc::new(Cell::new(0));
+                let (first, second) = (reports.clone(), reports.clone());
+                let done = bev.finish_reading(move |_| first.set(first.get() + 1));
+                done.unwrap();
+                let close = |deadline| {
+                    let told = second.clone();
+                    bev.close_after_flush(deadline, move |_| told.set(told.get() + 1))
+                        .unwrap();
+                };
+                let end = AssertUnwindSafe(|| match how {
+                    How::Free => bev.free(),
+                    How::Close => close(None),
+                    How::Late => close(Some(Duration::from_millis(1))),
+                });
+                drop(catch_unwind(end));
+                let case = format!("{filters}: {of_filter}, {of_callback}, {of_payload}, {how:?}");
+                turn_until(&base, || sees_end(&mut peer));
+                drop(peer);
+                let expected = if how == How::Free { 1 } else { 2 };
+                turn_until(&base, || reports.get() == expected);
+                run_out(&base);
+                assert!(bev.is_freed() && reports.get() == expected, "{case}");
+            }
+        }
+    }
 }

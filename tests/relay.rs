@@ -586,3 +586,76 @@ fn a_peer_that_takes_what_the_kernel_holds_is_not_idle() {
     assert_eq!(report.a_to_b, sent.len() as u64);
     assert_clean(&base);
 }
+
+/// The end of a stream is known while the relay holds its source: it waits behind the bytes that
+/// are still below the filters.
+#[test]
+fn an_end_that_comes_while_the_relay_holds_its_source_overtakes_nothing() {
+    struct Plain;
+    impl evring::Filter for Plain {}
+    let stacked = |bev: BufferEvent, filters: usize| {
+        (0..filters).fold(bev, |below, _| {
+            BufferEvent::filter(&below, Plain, Options::CLOSE_ON_FREE).unwrap()
+        })
+    };
+    for (filters, over_filters) in [(0, 0), (1, 0), (2, 0), (1, 1), (3, 2)] {
+        for (high, size) in [(1, 40), (25, 5_000), (1_500, 4_500), (1_500, 300_000)] {
+            for (echoes, priorities) in [(false, 1), (true, 1), (false, 2), (true, 3)] {
+                let base = EventBase::builder().priorities(priorities).build();
+                let base = base.unwrap();
+                let (theirs, ours) = UnixStream::pair().unwrap();
+                let (far, b) = tcp_pair();
+                let client = stacked(adopt(&base, theirs), filters);
+                let source = stacked(adopt(&base, ours), filters);
+                let sink = stacked(adopt(&base, b), over_filters);
+                let server = stacked(adopt(&base, far), over_filters);
+                let options = RelayOptions::default().high(high);
+                let relay = relay(&source, &sink, options).unwrap();
+                let report = Rc::new(Cell::new(None));
+                let told = report.clone();
+                relay.on_end(move |how| told.set(Some(*how)));
+                let got = Rc::new(RefCell::new(Vec::new()));
+                let bytes = got.clone();
+                let reads = evring::Callbacks::new()
+                    .on_read(move |bev| {
+                        bev.input().with(|input| {
+                            let mut data = vec![0; input.len()];
+                            input.remove(&mut data).unwrap();
+                            if echoes {
+                                bev.write(&data).unwrap();
+                            }
+                            bytes.borrow_mut().append(&mut data);
+                            // It takes its time, so that the relay holds the source.
+                            bev.disable(evring::Interest::READ).unwrap();
+                            let again = bev.clone();
+                            bev.base().unwrap().defer(move |_| {
+                                let _freed = again.enable(evring::Interest::READ);
+                            });
+                        })
+                    })
+                    .on_event(|bev, _| bev.close_after_flush(None, |_| {}));
+                server.set_callbacks(reads).unwrap();
+                let ends = evring::Callbacks::new()
+                    .on_read(|bev| bev.input().with(|input| input.drain(input.len())))
+                    .on_event(|bev, _| bev.close_after_flush(None, |_| {}));
+                client.set_callbacks(ends).unwrap();
+                for end in [&server, &client] {
+                    end.enable(evring::Interest::READ).unwrap();
+                }
+                let data = noise(9, size);
+                client.write(&data).unwrap();
+                client.shutdown_write().unwrap();
+                assert_eq!(base.run().unwrap(), evring::Exit::Idle);
+                let case =
+                    format!("{filters}, {over_filters}: {high}, {size}, {echoes}, {priorities}");
+                assert!(*got.borrow() == data, "{case}: {report:?}");
+                let report: RelayReport = report.get().expect("it ended");
+                assert_eq!(
+                    (report.end, report.undelivered),
+                    (RelayEnd::Finished, 0),
+                    "{case}"
+                );
+            }
+        }
+    }
+}

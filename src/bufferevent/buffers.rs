@@ -61,6 +61,13 @@ impl Change {
     }
 }
 
+/// What callbacks of the buffers did to either.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told {
+    pub(super) input: Change,
+    pub(super) output: Change,
+}
+
 /// Input and output.
 pub(super) struct Buffers {
     input: RefCell<EvBuffer>,
@@ -261,15 +268,23 @@ impl Buffers {
     }
 
     /// Tells the buffers' own callbacks what happened since, with nothing borrowed but what they
-    /// are called with. What they write to the output goes behind it.
+    /// are called with. What they write to the output goes behind it. Says what they changed.
     #[cold]
-    pub(super) fn tell_watchers(&self) {
+    pub(super) fn tell_watchers(&self) -> Told {
+        let len = |side| Change {
+            before: self.len(side),
+            after: self.len(side),
+        };
+        let mut told = Told {
+            input: len(Side::Input),
+            output: len(Side::Output),
+        };
         let mut watched = false;
         for side in [Side::Input, Side::Output] {
             for _ in 0..MOST_TOLD {
                 let Ok(buffer) = self.place(side).try_borrow() else {
                     // Whoever has lent it tells.
-                    return;
+                    return told;
                 };
                 watched |= buffer.is_watched();
                 let due = buffer.callbacks_due();
@@ -280,6 +295,9 @@ impl Buffers {
             }
         }
         self.watched.set(watched);
+        told.input.after = self.len(Side::Input);
+        told.output.after = self.len(Side::Output);
+        told
     }
 
     /// Takes all out of both, as far as they are not lent, for the caller to drop with no borrow

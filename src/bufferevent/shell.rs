@@ -21,7 +21,7 @@ use crate::driver::Completion;
 use crate::error::Error;
 use crate::evbuffer::{BufferError, EvBuffer};
 use crate::event_base::EventBase;
-use crate::event_base::hook::Hook;
+use crate::event_base::hook::{Each, Hook};
 use crate::event_base::registration::Registration;
 use crate::event_base::source::{Feeding, Offer, Source};
 use crate::rate_limit::Direction;
@@ -172,14 +172,18 @@ impl Shell {
     }
 
     /// Lets go of all that is the user's, of a bufferevent that was just freed.
-    fn empty(&self, bev: &BufferEvent, unsent: usize) {
+    ///
+    /// With no borrow held: destructors of payloads and closures are the user's code, and one that
+    /// panics keeps neither the others nor the reports.
+    fn empty(&self, bev: &BufferEvent, unsent: usize, each: &mut Each) {
         let ending = self.ending.take();
         self.machine.borrow_mut().clear_due();
-        // With no borrow held: destructors of payloads and closures are the user's code.
-        drop(self.buffers.clear());
-        self.handler.clear();
+        let (input, output) = self.buffers.clear();
+        each.run(|| drop(input));
+        each.run(|| drop(output));
+        each.run(|| self.handler.clear());
         if let Some(ending) = ending {
-            ending.tell(bev, FlushEnd::Failed { unsent });
+            each.run(|| ending.tell(bev, FlushEnd::Failed { unsent }));
         }
     }
 }
@@ -450,7 +454,7 @@ impl<'a> Cx<'a> {
             return;
         }
         if shell.buffers.are_watched() {
-            shell.buffers.tell_watchers();
+            self.tell_watchers();
             if shell.is_freed() {
                 return;
             }
@@ -478,6 +482,38 @@ impl<'a> Cx<'a> {
         if !self.rests_as_before(&machine) {
             self.arm(machine);
         }
+    }
+
+    /// Tells the buffers' own callbacks. They have a buffer in their hands, as any closure of
+    /// [`BufferView::with`](super::BufferView::with): nobody else is called meanwhile, and what
+    /// they did to either buffer takes effect afterwards.
+    #[cold]
+    fn tell_watchers(&self) {
+        let guard = Interrupted(self);
+        let using = self.base.using_buffer();
+        let told = self.shell.buffers.tell_watchers();
+        drop(using);
+        std::mem::forget(guard);
+        self.buffer_is_back();
+        if self.is_freed() {
+            return;
+        }
+        if told.output.grew() {
+            if told.output.before == 0 {
+                let now = self.now();
+                self.machine_mut().handle_output_begun(now);
+            }
+            self.mark_dirty();
+        }
+        if told.input.shrank() {
+            self.input_changed();
+        }
+    }
+
+    /// A guard while the user's code has something of it in its hands, outside of any callback:
+    /// dropped by a panic it leaves everything to the next turn. To be forgotten otherwise.
+    pub(super) fn unless_interrupted(&self) -> impl Drop + '_ {
+        Interrupted(self)
     }
 
     /// Whether nothing that the base knows of it can have changed: what every message comes to.
@@ -608,21 +644,28 @@ impl<'a> Cx<'a> {
         };
         let previous = shell.ending.replace(Some(Box::new(closing)));
         shell.life.set(Life::Flushing);
-        shell.replace_handler(None, Due::READ);
-        // Nobody reads it any more, and others may wait for its slots.
-        drop(shell.buffers.clear_input());
         let mut machine = shell.machine.borrow_mut();
+        machine.set_handled(Due::READ);
         machine.clear_due();
         machine.close(now);
         drop(machine);
         self.mark_dirty();
+        // Nobody reads it any more, and others may wait for its slots.
+        let (handler, input) = (shell.handler.take(), shell.buffers.clear_input());
         self.transport().changed(self, Changed::Pace);
-        self.transport().closing(self);
+        let mut each = Each::default();
+        // Filters, destructors, the earlier report: the user's code, and it is on its way by now.
+        each.run(|| drop(handler));
+        each.run(|| drop(input));
+        if !shell.is_freed() {
+            each.run(|| self.transport().closing(self));
+        }
         if let Some(previous) = previous {
             // Closed twice: the later deadline and report hold, the earlier report is told so.
             let unsent = shell.output_len();
-            previous.tell(self.bev, FlushEnd::Failed { unsent });
+            each.run(|| previous.tell(self.bev, FlushEnd::Failed { unsent }));
         }
+        each.finish();
     }
 
     /// A close that is under way ends by then, at the latest.
@@ -724,15 +767,17 @@ impl<'a> Cx<'a> {
     pub(super) fn finish_close(&self, end: FlushEnd, how: End) {
         let ending = self.shell().ending.take();
         let unsent = self.bev.unsent();
-        self.end(how);
+        let mut each = Each::default();
+        each.run(|| self.end(how));
         if let Some(ending) = ending {
             let end = match end {
                 FlushEnd::Flushed => FlushEnd::Flushed,
                 FlushEnd::TimedOut { .. } => FlushEnd::TimedOut { unsent },
                 FlushEnd::Failed { .. } => FlushEnd::Failed { unsent },
             };
-            ending.tell(self.bev, end);
+            each.run(|| ending.tell(self.bev, end));
         }
+        each.finish();
     }
 
     /// Frees it: the one way by which a bufferevent goes before its base does.
@@ -743,9 +788,11 @@ impl<'a> Cx<'a> {
         }
         let unsent = self.bev.unsent();
         shell.reg.unshare(self.base);
-        self.transport().end(self, how);
+        let mut each = Each::default();
+        each.run(|| self.transport().end(self, how));
         self.leave_if_quiet();
-        shell.empty(self.bev, unsent);
+        shell.empty(self.bev, unsent, &mut each);
+        each.finish();
     }
 
     /// Once nothing is in flight: closes the descriptor (I6) and leaves the base.
@@ -782,8 +829,9 @@ impl Drop for Run<'_, '_> {
     }
 }
 
-/// Dropped only by a panic in the user's code (the destructor of a payload, a filter): whoever
-/// catches that may go on with the loop, and finds everything still to be done.
+/// Dropped only by a panic in the user's code (the destructor of a payload, a filter, a closure
+/// that has a buffer): whoever catches that may go on with the loop, and finds everything still to
+/// be done.
 struct Interrupted<'r, 'a>(&'r Cx<'a>);
 
 impl Drop for Interrupted<'_, '_> {
@@ -794,11 +842,15 @@ impl Drop for Interrupted<'_, '_> {
             return;
         }
         self.0.mark_dirty();
-        let machine = shell.machine.borrow_mut();
+        let mut machine = shell.machine.borrow_mut();
+        machine.handle_input_changed(shell.input_len(), self.0.now());
         if machine.has_due() && shell.calling.get().is_none() {
             shell.reg.enqueue(self.0.base);
         }
-        self.0.arm(machine);
+        if !shell.nature.follows {
+            // What follows it is user code as well: the next turn brings that in line.
+            self.0.arm(machine);
+        }
     }
 }
 
@@ -944,7 +996,9 @@ impl<T: Transport + 'static> Source for Inner<T> {
         close.extend(fd.filter(|_| shell.closes()));
         if was != Life::Freed {
             let unsent = shell.output_len();
-            shell.empty(&bev, unsent);
+            let mut each = Each::default();
+            shell.empty(&bev, unsent, &mut each);
+            each.finish();
         }
     }
 }

@@ -45,9 +45,11 @@ impl<'a> BufferView<'a> {
     pub fn with<R>(&self, f: impl FnOnce(&mut EvBuffer) -> R) -> Result<R, Error> {
         let base = self.bev.live()?;
         let cx = Cx::new(self.bev, &base);
+        let guard = cx.unless_interrupted();
         let using = base.using_buffer();
         let lent = self.bev.0.shell.buffers.lend(self.side, false, f);
         drop(using);
+        std::mem::forget(guard);
         cx.buffer_is_back();
         let (result, change) = lent?;
         if cx.is_freed() {

@@ -12,7 +12,7 @@ use crate::bufferevent::{BufferEvent, Handler, Options};
 use crate::error::Error;
 use crate::evbuffer::EvBuffer;
 use crate::event_base::Interest;
-use crate::event_base::hook::Hook;
+use crate::event_base::hook::{Each, Hook};
 use crate::sys::Errno;
 
 /// What a filter does to the bytes that pass through it (`bufferevent_filter_cb`).
@@ -319,11 +319,14 @@ impl Transport for Filtering {
     }
 
     fn end(&self, cx: &Cx<'_>, how: End) {
-        self.object.clear();
-        let Some(under) = self.below(cx) else { return };
+        let mut each = Each::default();
+        each.run(|| self.object.clear());
+        let Some(under) = self.below(cx) else {
+            return each.finish();
+        };
         if how != End::LetGo && cx.shell().closes() {
-            under.end(how);
-            return;
+            each.run(|| under.end(how));
+            return each.finish();
         }
         let shell = under.shell();
         if shell.handler.generation() == self.callbacks.get() {
@@ -331,7 +334,8 @@ impl Transport for Filtering {
         }
         under.machine_mut().hold_read(Hold::Free);
         under.mark_dirty();
-        under.settle();
+        each.run(|| under.settle());
+        each.finish();
     }
 
     fn under(&self) -> Option<&BufferEvent> {
@@ -373,12 +377,13 @@ impl Filtering {
         if !rest.is_empty() {
             cx.machine_mut().handle_forwarded(rest, errno);
         }
-        if end.is_some() && cx.machine().hold() == Hold::Relay {
-            // The relay gives up what waits, and wants to know now.
+        if let Some(end @ StreamEnd::Error(_)) = end
+            && cx.machine().hold() == Hold::Relay
+        {
+            // The relay gives up what waits, and wants to know now. An end in order waits behind
+            // it.
             self.below_end.set(None);
-            if let Some(end) = end {
-                cx.ended(end);
-            }
+            cx.ended(end);
             return;
         }
         self.show_end(cx);
@@ -455,6 +460,7 @@ impl Filtering {
             Way::In => (below, own, Side::Input),
             Way::Out => (own, below, Side::Output),
         };
+        let guards = (cx.unless_interrupted(), under.unless_interrupted());
         let ran = self.object.call(|filter| {
             if mode == FlushMode::Finished {
                 // Also if it panics.
@@ -471,6 +477,7 @@ impl Filtering {
                 lent.map(|(result, there)| (result, there, src.len()))
             })
         });
+        std::mem::forget(guards);
         cx.buffer_is_back();
         under.buffer_is_back();
         let Some(Ok((Ok((result, there, left)), here))) = ran else {
@@ -602,14 +609,17 @@ impl Filtering {
         };
         let closes = cx.shell().closes();
         let (_, write_timeout) = cx.machine().timeouts();
-        cx.end(End::LetGo);
+        let mut each = Each::default();
+        each.run(|| cx.end(End::LetGo));
         let under = Cx::new(&self.under, cx.base);
         if !closes || under.is_freed() {
-            report(match (stuck, broken) {
-                (0, false) => FlushEnd::Flushed,
-                (unsent, _) => FlushEnd::Failed { unsent },
+            each.run(|| {
+                report(match (stuck, broken) {
+                    (0, false) => FlushEnd::Flushed,
+                    (unsent, _) => FlushEnd::Failed { unsent },
+                });
             });
-            return;
+            return each.finish();
         }
         let told = move |end| {
             report(match (end, stuck) {
@@ -630,7 +640,8 @@ impl Filtering {
                 .machine_mut()
                 .set_timeouts(read, write_timeout, cx.now());
         }
-        under.begin_close(deadline, Box::new(told));
-        under.settle();
+        each.run(|| under.begin_close(deadline, Box::new(told)));
+        each.run(|| under.settle());
+        each.finish();
     }
 }
