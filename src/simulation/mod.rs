@@ -20,6 +20,7 @@
 //! | `joined` | relays |
 //! | `door` | a listener, and those who connect to it |
 //! | `limits` | rate limits, groups, and calls about them |
+//! | `one_way` | a relay one side of which takes nothing any more |
 //! | `instructions` | what a message costs, by callgrind |
 //! | `clock` | a quiet stage for tests of one thing at a time |
 //! | `hazards` | what a kernel does now and then, one thing at a time |
@@ -37,6 +38,7 @@ mod hazards;
 mod instructions;
 mod joined;
 mod limits;
+mod one_way;
 mod scenario;
 mod timers;
 mod watch;
