@@ -22,6 +22,8 @@
 //! | `limits` | rate limits, groups, and calls about them |
 //! | `one_way` | a relay one side of which takes nothing any more |
 //! | `instructions` | what a message costs, by callgrind |
+//! | `memory` | memory that is short |
+//! | `crowd` | more completions than one turn handles |
 //! | `clock` | a quiet stage for tests of one thing at a time |
 //! | `hazards` | what a kernel does now and then, one thing at a time |
 //! | `timers` | time-outs one by one: when exactly they fire, and what restarts them |
@@ -32,12 +34,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 mod chaos;
 mod clock;
+mod crowd;
 mod door;
 mod end;
 mod hazards;
 mod instructions;
 mod joined;
 mod limits;
+mod memory;
 mod one_way;
 mod scenario;
 mod timers;
