@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
-use evring::{Error, EventBase, Exit, Interest, RunFlags, SpinPolicy};
+use evring::{
+    BufferEvent, Callbacks, Error, EventBase, Exit, Interest, Options, Remote, RunFlags, SpinPolicy,
+};
 
 fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
@@ -301,4 +303,60 @@ fn deferred_callbacks_that_go_on_forever_leave_the_kernel_its_turn() {
     base.timer(ms(5), move |_| stopper.stop()).unwrap();
     assert_eq!(base.run().unwrap(), Exit::Stopped);
     assert!(count.get() > in_a_turn);
+}
+
+#[test]
+fn what_an_urgent_callback_makes_ready_comes_before_the_less_urgent() {
+    let base = EventBase::builder().priorities(2).build().unwrap();
+    let log = Rc::new(RefCell::new(Vec::new()));
+    let side = |priority: usize| {
+        let (mut far, near) = UnixStream::pair().unwrap();
+        far.write_all(b"1").unwrap();
+        let bev = BufferEvent::socket(&base, Some(near.into()), Options::CLOSE_ON_FREE).unwrap();
+        bev.set_priority(priority).unwrap();
+        (bev, far)
+    };
+    let (urgent, far) = side(0);
+    let (other, _far) = side(1);
+    for (bev, name, far) in [(&urgent, "urgent", Some(far)), (&other, "other", None)] {
+        let (log, times) = (log.clone(), Cell::new(0));
+        let read = Callbacks::new().on_read(move |bev| {
+            bev.read(&mut [0; 8]);
+            log.borrow_mut().push(name);
+            times.set(times.get() + 1);
+            if let Some(mut far) = far.as_ref().filter(|_| times.get() < 3) {
+                far.write_all(b"again").unwrap();
+            }
+        });
+        bev.set_callbacks(read).unwrap();
+        bev.enable(Interest::READ).unwrap();
+    }
+    base.stop_after(Duration::from_secs(20));
+    while log.borrow().len() < 4 {
+        assert_eq!(base.run_with(RunFlags::ONCE).unwrap(), Exit::Turned);
+    }
+    assert_eq!(*log.borrow(), ["urgent", "urgent", "urgent", "other"]);
+}
+
+#[test]
+fn posts_that_go_on_forever_leave_the_rest_of_the_loop_its_turn() {
+    /// More than a loop that looks at anything else would ever get to.
+    const BOUND: u32 = 100_000;
+    fn again(remote: &Remote, count: Arc<AtomicU32>) {
+        let next = remote.clone();
+        let job = move |_: &EventBase| {
+            if count.fetch_add(1, Ordering::Relaxed) < BOUND {
+                again(&next, count);
+            }
+        };
+        remote.post(job).unwrap();
+    }
+    let base = EventBase::new().unwrap();
+    let count = Arc::new(AtomicU32::new(0));
+    again(&base.remote().unwrap(), count.clone());
+    let stopper = base.clone();
+    base.timer(Duration::ZERO, move |_| stopper.stop()).unwrap();
+    assert_eq!(base.run().unwrap(), Exit::Stopped);
+    let count = count.load(Ordering::Relaxed);
+    assert!(count < BOUND, "the timer had to wait for all of them");
 }

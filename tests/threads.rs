@@ -73,6 +73,38 @@ fn a_remote_follows_its_bufferevent_to_another_base() {
     }
 }
 
+/// The old base runs before the new one: it finds that the bufferevent is gone from there, and
+/// leaves its posts alone.
+#[test]
+fn the_old_base_of_a_bufferevent_takes_none_of_its_posts() {
+    const POSTS: usize = 3;
+    for strangers in [0, 4] {
+        let (one, two) = (EventBase::new().unwrap(), EventBase::new().unwrap());
+        let (moves, _far) = shared(&one);
+        let remote = moves.remote().unwrap();
+        let (tell, told) = mpsc::channel();
+        for post in 0..POSTS {
+            let tell = tell.clone();
+            let done = move |result: Result<(), Error>| {
+                tell.send((post, result.is_ok())).unwrap();
+            };
+            remote.call(|_| (), done).unwrap();
+        }
+        moves.set_base(&two).unwrap();
+        // Others have on either base what numbers it had, or has, on the other.
+        let _strangers: Vec<_> = (0..strangers)
+            .map(|_| (shared(&one), shared(&two)))
+            .collect();
+        one.run_with(RunFlags::ONCE | RunFlags::NO_EXIT_ON_EMPTY)
+            .unwrap();
+        assert!(told.try_recv().is_err(), "the old base took a post");
+        two.run_with(RunFlags::ONCE | RunFlags::NO_EXIT_ON_EMPTY)
+            .unwrap();
+        let all: Vec<_> = told.try_iter().collect();
+        assert_eq!(all, [(0, true), (1, true), (2, true)]);
+    }
+}
+
 #[test]
 fn posts_of_one_sender_keep_their_order_among_bases_and_bufferevents() {
     let base = EventBase::new().unwrap();

@@ -20,7 +20,10 @@
 //! | `joined` | relays |
 //! | `door` | a listener, and those who connect to it |
 //! | `limits` | rate limits, groups, and calls about them |
+//! | `one_way` | a relay one side of which takes nothing any more |
 //! | `instructions` | what a message costs, by callgrind |
+//! | `memory` | memory that is short |
+//! | `crowd` | more completions than one turn handles |
 //! | `clock` | a quiet stage for tests of one thing at a time |
 //! | `hazards` | what a kernel does now and then, one thing at a time |
 //! | `timers` | time-outs one by one: when exactly they fire, and what restarts them |
@@ -31,12 +34,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 mod chaos;
 mod clock;
+mod crowd;
 mod door;
 mod end;
 mod hazards;
 mod instructions;
 mod joined;
 mod limits;
+mod memory;
+mod one_way;
 mod scenario;
 mod timers;
 mod watch;
