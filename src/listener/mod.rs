@@ -17,6 +17,8 @@ use crate::event_base::{EventBase, WeakEventBase};
 use crate::sys::Errno;
 
 mod options;
+#[cfg(test)]
+mod tests;
 
 pub use options::ListenOptions;
 use options::listening_socket;

@@ -24,6 +24,7 @@
 //! | `instructions` | what a message costs, by callgrind |
 //! | `memory` | memory that is short |
 //! | `crowd` | more completions than one turn handles |
+//! | `again` | calls that come a second time |
 //! | `clock` | a quiet stage for tests of one thing at a time |
 //! | `hazards` | what a kernel does now and then, one thing at a time |
 //! | `timers` | time-outs one by one: when exactly they fire, and what restarts them |
@@ -32,6 +33,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+mod again;
 mod chaos;
 mod clock;
 mod crowd;
