@@ -9,7 +9,7 @@ use std::time::Duration;
 
 mod common;
 
-use common::{BOUND, adopt, tcp_pair};
+use common::{Pass, adopt, all_of, events_of, tcp_pair, under_filters};
 use evring::{
     BufferEvent, Callbacks, Error, EvBuffer, EventBase, Events, Filter, FilterResult, FlushEnd,
     FlushMode, Interest, Options, RelayOptions, RunFlags, relay,
@@ -17,10 +17,6 @@ use evring::{
 
 const DEFERRAL: [Options; 2] = [Options::empty(), Options::DEFER_CALLBACKS];
 const BOTH: Interest = Interest::all();
-
-struct Pass;
-
-impl Filter for Pass {}
 
 /// Appends a trailer to what is sent, and to what is received, each time that it is told that this
 /// was the last of it.
@@ -58,22 +54,10 @@ impl Filter for Trailer {
     }
 }
 
-fn stacked(below: &BufferEvent, filters: usize, options: Options) -> BufferEvent {
-    (0..filters).fold(below.clone(), |below, _| {
-        BufferEvent::filter(&below, Pass, options | Options::CLOSE_ON_FREE).unwrap()
-    })
-}
-
 /// Turns the loop until the condition holds.
 #[track_caller]
-fn turn_until(base: &EventBase, mut holds: impl FnMut() -> bool) {
-    let began = std::time::Instant::now();
-    while !holds() {
-        assert!(began.elapsed() < BOUND, "it never held");
-        base.stop_after(Duration::from_millis(5));
-        base.run_with(RunFlags::ONCE | RunFlags::NO_EXIT_ON_EMPTY)
-            .unwrap();
-    }
+fn turn_until(base: &EventBase, holds: impl FnMut() -> bool) {
+    assert!(common::turn_until(base, holds), "it never held");
 }
 
 fn settle(base: &EventBase) {
@@ -83,25 +67,11 @@ fn settle(base: &EventBase) {
     }
 }
 
-fn all_of(mut from: impl Read) -> Vec<u8> {
-    let mut got = Vec::new();
-    from.read_to_end(&mut got).unwrap();
-    got
-}
-
 fn input_of(bev: &BufferEvent) -> Vec<u8> {
     let mut all = vec![0; bev.input().len()];
     let n = bev.read(&mut all);
     assert_eq!(n, all.len());
     all
-}
-
-fn events_of(bev: &BufferEvent) -> Rc<RefCell<Vec<Events>>> {
-    let seen: Rc<RefCell<Vec<Events>>> = Rc::default();
-    let told = seen.clone();
-    bev.set_callbacks(Callbacks::new().on_event(move |_, events| told.borrow_mut().push(events)))
-        .unwrap();
-    seen
 }
 
 #[test]
@@ -122,7 +92,7 @@ fn an_output_filter_is_told_of_the_last_of_it_once_however_it_ends() {
             for turns in [false, true] {
                 let base = EventBase::new().unwrap();
                 let (ours, far) = UnixStream::pair().unwrap();
-                let below = stacked(&adopt(&base, ours), 1, options);
+                let below = under_filters(&adopt(&base, ours), 1, options);
                 let options = options | Options::CLOSE_ON_FREE;
                 let bev = BufferEvent::filter(&below, Trailer, options).unwrap();
                 bev.write(b"body").unwrap();
@@ -145,7 +115,7 @@ fn an_input_filter_is_told_of_the_last_of_it_once_for_each_connection() {
     for options in DEFERRAL {
         let base = EventBase::new().unwrap();
         let (ours, mut far) = UnixStream::pair().unwrap();
-        let below = stacked(&adopt(&base, ours), 1, options);
+        let below = under_filters(&adopt(&base, ours), 1, options);
         let options = options | Options::CLOSE_ON_FREE;
         let bev = BufferEvent::filter(&below, Trailer, options).unwrap();
         let events = events_of(&bev);
@@ -211,7 +181,7 @@ fn enabling_a_filter_enables_what_is_below_again() {
             let base = EventBase::new().unwrap();
             let (ours, mut far) = UnixStream::pair().unwrap();
             let below = adopt(&base, ours);
-            let top = stacked(&below, filters, options);
+            let top = under_filters(&below, filters, options);
             let events = events_of(&top);
             let soon = Some(Duration::from_millis(5));
             below.set_timeouts(soon, None).unwrap();
@@ -288,7 +258,7 @@ fn an_error_of_an_output_filter_is_an_event_with_its_direction_and_keeps_the_out
         for options in DEFERRAL {
             let base = EventBase::new().unwrap();
             let (ours, mut far) = UnixStream::pair().unwrap();
-            let below = stacked(&adopt(&base, ours), filters, options);
+            let below = under_filters(&adopt(&base, ours), filters, options);
             let options = options | Options::CLOSE_ON_FREE;
             let bev = BufferEvent::filter(&below, Refuses, options).unwrap();
             let events = events_of(&bev);
@@ -393,7 +363,7 @@ fn backpressure_goes_through_filters() {
         let base = EventBase::new().unwrap();
         let ((left, a), (right, b)) = (tcp_pair(), tcp_pair());
         let socket = adopt(&base, b);
-        let sink = stacked(&socket, filters, Options::empty());
+        let sink = under_filters(&socket, filters, Options::empty());
         let joined = relay(&adopt(&base, a), &sink, RelayOptions::default().high(HIGH)).unwrap();
         left.set_nonblocking(true).unwrap();
         let (mut written, mut stuck) = (0, 0);
@@ -436,7 +406,7 @@ fn a_filter_above_its_high_mark_by_what_waits_below_is_told_when_that_has_draine
             let base = EventBase::new().unwrap();
             let (ours, far) = UnixStream::pair().unwrap();
             let below = adopt(&base, ours);
-            let top = stacked(&below, filters, options);
+            let top = under_filters(&below, filters, options);
             top.set_watermarks(Interest::WRITE, 0, 1_000).unwrap();
             let drained = Rc::new(Cell::new(false));
             let told = drained.clone();
@@ -473,7 +443,7 @@ fn a_buffer_in_use_has_its_length_and_calls_meanwhile_take_effect_afterwards() {
             let (ours, mut far) = UnixStream::pair().unwrap();
             let fd = Some(ours.into());
             let below = BufferEvent::socket(&base, fd, options | Options::CLOSE_ON_FREE).unwrap();
-            let bev = stacked(&below, filters, options);
+            let bev = under_filters(&below, filters, options);
             let log = Rc::new(RefCell::new(Vec::new()));
             let (reads, writes) = (log.clone(), log.clone());
             bev.set_callbacks(

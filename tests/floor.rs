@@ -6,11 +6,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 mod common;
 
-use common::tcp_pair;
+use common::{all_of, events_of, tcp_pair, turn_until, under_filters};
 use evring::{
     BufferEvent, Callbacks, EvBuffer, EventBase, Events, Filter, FilterResult, FlushEnd, FlushMode,
     Interest, Options, RelayEnd, RelayOptions, RunFlags, relay,
@@ -19,52 +19,13 @@ use evring::{
 /// A bound on everything that waits in these tests.
 const BOUND: Duration = Duration::from_secs(20);
 
-struct Pass;
-
-impl Filter for Pass {}
-
 fn over(base: &EventBase, fd: impl Into<OwnedFd>, options: Options) -> BufferEvent {
     let options = options | Options::CLOSE_ON_FREE;
     BufferEvent::socket(base, Some(fd.into()), options).unwrap()
 }
 
-/// With so many filters on top.
-fn under_filters(bev: &BufferEvent, filters: usize, options: Options) -> BufferEvent {
-    (0..filters).fold(bev.clone(), |below, _| {
-        BufferEvent::filter(&below, Pass, options | Options::CLOSE_ON_FREE).unwrap()
-    })
-}
-
-/// Turns the loop until the condition holds; whether it did within the bound.
-fn turn_until(base: &EventBase, mut holds: impl FnMut() -> bool) -> bool {
-    let began = Instant::now();
-    while !holds() {
-        if began.elapsed() > BOUND {
-            return false;
-        }
-        base.stop_after(Duration::from_millis(5));
-        base.run_with(RunFlags::NO_EXIT_ON_EMPTY | RunFlags::ONCE)
-            .unwrap();
-    }
-    true
-}
-
-fn events_of(bev: &BufferEvent) -> Rc<RefCell<Vec<Events>>> {
-    let seen: Rc<RefCell<Vec<Events>>> = Rc::default();
-    let told = seen.clone();
-    bev.set_callbacks(Callbacks::new().on_event(move |_, events| told.borrow_mut().push(events)))
-        .unwrap();
-    seen
-}
-
 fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at * 31 + at / 251) as u8).collect()
-}
-
-fn all_of(mut from: impl Read) -> Vec<u8> {
-    let mut got = Vec::new();
-    from.read_to_end(&mut got).unwrap();
-    got
 }
 
 #[test]

@@ -100,7 +100,7 @@ impl<'a> Cx<'a> {
             return false;
         }
         if shell.nature.in_memory || !shell.reg.is_active() {
-            return shell.nature.in_memory && !machine.is_timed() && !shell.reg.is_active();
+            return self.waits_for_nothing(machine);
         }
         // With I/O to begin before the loop waits, it comes here again after that.
         if shell.reg.is_dirty() && self.base.is_running() {
@@ -114,6 +114,16 @@ impl<'a> Cx<'a> {
         !machine.is_timed() || !shell.reg.is_late_for(machine.deadline(shell.output_len()))
     }
 
+    /// Whether it moves its bytes in memory, and no time-out and no close is under way.
+    #[inline]
+    fn waits_for_nothing(&self, machine: &Machine) -> bool {
+        let shell = self.shell;
+        shell.nature.in_memory
+            && !machine.is_timed()
+            && !shell.reg.is_active()
+            && shell.life.get() == Life::Open
+    }
+
     /// Brings the timer and the base's lists up to date.
     #[inline(never)]
     pub(super) fn arm(&self, mut machine: RefMut<'a, Machine>) {
@@ -123,10 +133,10 @@ impl<'a> Cx<'a> {
             self.transport().settled(self);
             machine = shell.machine.borrow_mut();
         }
-        let ending = shell.life.get() != Life::Open;
-        if shell.nature.in_memory && !machine.is_timed() && !ending && !shell.reg.is_active() {
+        if self.waits_for_nothing(&machine) {
             return;
         }
+        let ending = shell.life.get() != Life::Open;
         let output = shell.output_len();
         let rest = self.transport().rest(self, &mut machine, output);
         let mut deadline = machine.deadline(output).min(rest.look_at);
